@@ -1,0 +1,101 @@
+//! pagecow: the snapshot is taken and saved by a thread of the process whose other threads write.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use pagecow::{Arena, Snapshot, Snapshotter};
+
+use crate::base::Base;
+use crate::failure::Failure;
+use crate::load::count_marked;
+use crate::scenario::{Counters, Freezer, Memory, Saved, Setting};
+use crate::verify::Checker;
+
+/// How much is read from the input between two looks at the signals.
+const FILL: usize = 16 << 20;
+
+impl Memory for Arena {
+    type Freezer = Snapshotter;
+
+    fn fill(&mut self, base: &Base, setting: &Setting<'_>) -> Result<(), Failure> {
+        match base {
+            Base::Pattern => base.fill(self, setting.job.page_size, setting.stop),
+            Base::File(_) => {
+                let mut file = setting.job.open_input()?;
+                for start in (0..self.len()).step_by(FILL) {
+                    setting.stop.check()?;
+                    let end = self.len().min(start + FILL);
+                    let filled = self.read_from(start..end, &mut file)?;
+                    self[start + filled..end].fill(0);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    fn words(&mut self) -> &[AtomicU64] {
+        self.atomic_u64()
+    }
+
+    fn freezer(&self) -> Snapshotter {
+        self.snapshotter()
+    }
+}
+
+impl Freezer for Snapshotter {
+    const NAME: &'static str = "pagecow";
+    type Frozen<'a> = Snapshot;
+
+    fn freeze(&self, _: &Setting<'_>) -> Result<(Snapshot, Duration), Failure> {
+        let called = Instant::now();
+        let snapshot = self.snapshot()?;
+        Ok((snapshot, called.elapsed()))
+    }
+
+    fn save<'a>(&self, frozen: &mut Snapshot, setting: &Setting<'a>) -> Result<Saved<'a>, Failure> {
+        let mut file = setting.target.begin()?;
+        let page_size = setting.job.page_size as u64;
+        let mut overwritten = 0;
+        let count = |bytes: std::ops::Range<u64>| {
+            setting.view.at(bytes.start);
+            let pages = bytes.start / page_size..bytes.end.div_ceil(page_size);
+            overwritten += count_marked(
+                setting.load.overwritten(),
+                pages.start as usize..pages.end as usize,
+            );
+        };
+        let took = file.write(frozen.reader(), setting.job.saved_len, count, setting.stop)?;
+        Ok(Saved {
+            file,
+            took,
+            overwritten,
+        })
+    }
+
+    fn read(
+        &self,
+        frozen: Snapshot,
+        checker: &mut Checker<'_>,
+        setting: &Setting<'_>,
+    ) -> Result<(), Failure> {
+        for page in frozen.pages() {
+            setting.stop.check()?;
+            checker.page(page?.bytes())?;
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<Option<Counters>, Failure> {
+        let stats = self.stats()?;
+        Ok(Some(Counters {
+            faults: stats.faults,
+            pages_saved: stats.pages_saved,
+            bytes_saved: stats.bytes_saved,
+            store_peak: stats.store_bytes_peak,
+        }))
+    }
+}

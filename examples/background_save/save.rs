@@ -1,0 +1,211 @@
+//! A file that is either the old one or wholly the new one: temporary file, fsync, rename.
+
+use std::env;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tempfile::{NamedTempFile, TempPath};
+
+use crate::failure::Failure;
+use crate::stop::Stop;
+
+/// A multiple of every page size.
+pub const CHUNK: usize = 256 << 10;
+
+/// A SHA-256 sum.
+pub type Sum = [u8; 32];
+
+/// Where saves go.
+#[derive(Debug)]
+pub struct Target {
+    /// `None`: to a temporary file that is removed.
+    path: Option<PathBuf>,
+    dir: PathBuf,
+    /// Those of the file to be replaced.
+    permissions: Option<Permissions>,
+}
+
+impl Target {
+    /// Finds out whether a file can be saved there, before any work is done.
+    pub fn new(out: Option<&Path>) -> Result<Target, Failure> {
+        let Some(out) = out else {
+            let dir = env::temp_dir();
+            let target = Target {
+                path: None,
+                dir,
+                permissions: None,
+            };
+            return target.tried();
+        };
+        let bad = |why: &dyn std::fmt::Display| {
+            Failure::usage(format_args!("--out {}", out.display()), why)
+        };
+        let (path, permissions) = match fs::metadata(out) {
+            Ok(metadata) if !metadata.is_file() => return Err(bad(&"not a regular file")),
+            Ok(metadata) => {
+                // Renaming would replace even a file that we may not write to, and a link instead of its target.
+                OpenOptions::new()
+                    .write(true)
+                    .open(out)
+                    .map_err(|error| bad(&error))?;
+                let path = out.canonicalize().map_err(|error| bad(&error))?;
+                (path, Some(metadata.permissions()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if out.is_symlink() {
+                    return Err(bad(&"a link to a file that does not exist"));
+                }
+                (out.to_owned(), None)
+            }
+            Err(error) => return Err(bad(&error)),
+        };
+        let dir = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        Target {
+            path: Some(path),
+            dir,
+            permissions,
+        }
+        .tried()
+    }
+
+    /// The same place, but what is saved there is removed.
+    pub fn beside(out: Option<&Path>) -> Result<Target, Failure> {
+        Ok(Target {
+            path: None,
+            ..Target::new(out)?
+        })
+    }
+
+    fn tried(self) -> Result<Target, Failure> {
+        match tempfile::tempfile_in(&self.dir) {
+            Ok(_) => Ok(self),
+            Err(error) => Err(Failure::usage(
+                format_args!("cannot write to {}", self.dir.display()),
+                error,
+            )),
+        }
+    }
+
+    /// Starts a save. Until [`Save::commit`] the target stays as it is.
+    pub fn begin(&self) -> Result<Save<'_>, Failure> {
+        let temporary = || -> io::Result<NamedTempFile> {
+            let file = tempfile::Builder::new()
+                .prefix(".background_save-")
+                .permissions(Permissions::from_mode(0o666))
+                .tempfile_in(&self.dir)?;
+            if let Some(permissions) = &self.permissions {
+                file.as_file().set_permissions(permissions.clone())?;
+            }
+            Ok(file)
+        };
+        let (file, path) = temporary()
+            .map_err(|error| self.failed(error))?
+            .into_parts();
+        Ok(Save {
+            target: self,
+            file,
+            path,
+        })
+    }
+
+    fn failed(&self, error: io::Error) -> Failure {
+        let place = self.path.as_ref().unwrap_or(&self.dir);
+        Failure::failed(format_args!("cannot save to {}", place.display()), error)
+    }
+}
+
+/// A save that has not replaced anything yet. Dropping it removes what was written.
+#[derive(Debug)]
+pub struct Save<'a> {
+    target: &'a Target,
+    file: File,
+    path: TempPath,
+}
+
+impl Save<'_> {
+    /// Streams `len` bytes of `source` to the disk and returns how long that took. `before` is told of each range of
+    /// bytes before it is read.
+    pub fn write(
+        &mut self,
+        mut source: impl Read,
+        len: u64,
+        mut before: impl FnMut(Range<u64>),
+        stop: &Stop,
+    ) -> Result<Duration, Failure> {
+        let started = Instant::now();
+        let mut buffer = vec![0; CHUNK];
+        let mut at = 0;
+        while at < len {
+            stop.check()?;
+            let chunk = &mut buffer[..CHUNK.min(usize::try_from(len - at).unwrap_or(CHUNK))];
+            let end = at + chunk.len() as u64;
+            before(at..end);
+            source
+                .read_exact(chunk)
+                .map_err(|error| Failure::failed("cannot read the snapshot", error))?;
+            self.file
+                .write_all(chunk)
+                .map_err(|error| self.target.failed(error))?;
+            at = end;
+        }
+        self.file
+            .sync_all()
+            .map_err(|error| self.target.failed(error))?;
+        Ok(started.elapsed())
+    }
+
+    /// What has been written so far.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The sum of what is in the file.
+    pub fn sum(&mut self, stop: &Stop) -> Result<Sum, Failure> {
+        sum_of_file(&mut self.file, stop)
+    }
+
+    /// Puts the new file in the place of the old one.
+    pub fn commit(self) -> Result<(), Failure> {
+        let Some(path) = &self.target.path else {
+            return Ok(());
+        };
+        let renamed = self.path.persist(path).map_err(|error| error.error);
+        renamed
+            .and_then(|()| File::open(&self.target.dir)?.sync_all())
+            .map_err(|error| self.target.failed(error))
+    }
+}
+
+/// The SHA-256 of a whole file.
+pub fn sum_of_file(file: &mut File, stop: &Stop) -> Result<Sum, Failure> {
+    file.rewind()?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        stop.check()?;
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finalize().into()),
+            Ok(n) => hasher.update(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The SHA-256 of some bytes.
+pub fn sum_of_bytes(bytes: &[u8], stop: &Stop) -> Result<Sum, Failure> {
+    let mut hasher = Sha256::new();
+    for chunk in bytes.chunks(CHUNK) {
+        stop.check()?;
+        hasher.update(chunk);
+    }
+    Ok(hasher.finalize().into())
+}

@@ -1,0 +1,405 @@
+//! The arena: live memory that snapshots can be taken of.
+
+#![allow(unsafe_code, reason = "hands out references into mapped memory")]
+
+use std::io::{self, Read};
+use std::ops::{Bound, Deref, DerefMut, Range, RangeBounds};
+use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::{Arc, Weak};
+
+use crate::error::{Error, Result};
+use crate::home::Home;
+use crate::snapshot::Snapshot;
+use crate::stats::Stats;
+use crate::sys;
+
+/// Live memory that snapshots can be taken of.
+///
+/// An arena is a stretch of zero-filled memory with a fixed address, read and written like any other:
+/// it derefs to `[u8]`, gives out raw pointers ([`as_mut_ptr`](Self::as_mut_ptr)) and slices of atomics
+/// ([`atomic_u64`](Self::atomic_u64)) for writers on several threads. Memory is reserved at once and
+/// becomes resident as it is touched.
+///
+/// ```
+/// let mut arena = pagecow::Arena::new(64 << 10)?;
+/// arena[..5].copy_from_slice(b"hello");
+/// let before = arena.snapshot()?;
+/// arena[..5].copy_from_slice(b"HELLO");
+///
+/// let mut frozen = [0; 5];
+/// before.read_at(0, &mut frozen)?;
+/// assert_eq!(&frozen, b"hello");
+/// assert_eq!(&arena[..5], b"HELLO");
+/// assert_eq!(arena.stats().pages_saved, 1);
+/// # Ok::<(), pagecow::Error>(())
+/// ```
+///
+/// Dropping the arena leaves its snapshots readable; the memory is unmapped when the last of them goes.
+pub struct Arena {
+    home: Arc<Home>,
+}
+
+/// Options for a new [`Arena`].
+///
+/// ```
+/// let arena = pagecow::Arena::builder()
+///     .store_limit(16 << 20)
+///     .build(256 << 20)?;
+/// # Ok::<(), pagecow::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ArenaBuilder {
+    store_limit: usize,
+}
+
+/// Takes snapshots of an arena from another thread than the one that writes.
+///
+/// Cheap to clone and to send. Does not keep the arena alive.
+///
+/// ```
+/// let mut arena = pagecow::Arena::new(1 << 20)?;
+/// let snapshotter = arena.snapshotter();
+/// let saver = std::thread::spawn(move || snapshotter.snapshot());
+/// arena[0] = 1;
+/// let snapshot = saver.join().unwrap()?;
+/// # Ok::<(), pagecow::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Snapshotter {
+    home: Weak<Home>,
+}
+
+/// Part of an arena that stays writable, without faults, for as long as this guard lives.
+///
+/// Made by [`Arena::writable`]. Derefs to `[u8]`, so that system calls may write into it. It has to be
+/// dropped on the thread that made it. No snapshot of the arena is taken while it lives; leaking it
+/// (`mem::forget`) keeps all further ones waiting.
+pub struct Writable<'a> {
+    arena: &'a mut Arena,
+    range: Range<usize>,
+    /// Guards are counted per thread.
+    _not_send: std::marker::PhantomData<*mut ()>,
+}
+
+impl Arena {
+    /// An arena of `len` bytes, rounded up to whole pages, zero-filled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Size`] for no bytes or absurdly many, [`Error::Reserve`] when the system has not the
+    /// address space, [`Error::Install`] when the fault handler cannot be installed.
+    pub fn new(len: usize) -> Result<Self> {
+        Self::builder().build(len)
+    }
+
+    /// Options for a new arena.
+    pub fn builder() -> ArenaBuilder {
+        ArenaBuilder {
+            store_limit: usize::MAX,
+        }
+    }
+
+    /// Length in bytes: whole pages.
+    #[expect(clippy::len_without_is_empty, reason = "an arena is never empty")]
+    pub fn len(&self) -> usize {
+        self.home.engine.memory().len()
+    }
+
+    /// Size of a page in bytes, as the system has it: 4096 on x86-64.
+    pub fn page_size(&self) -> usize {
+        self.home.page_size.bytes()
+    }
+
+    /// Length in pages.
+    pub fn page_count(&self) -> usize {
+        self.home.pages
+    }
+
+    /// The address of the first byte, for reading. The same for the arena's whole life.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.home.engine.memory().as_ptr()
+    }
+
+    /// The address of the first byte, for writing: through it several threads may write at once, as far
+    /// as the language allows (no two unsynchronised accesses to the same bytes unless atomic).
+    ///
+    /// Stores through this pointer are what a snapshot taken by another thread is exact about; see
+    /// `docs/soundness.md` for `&mut` borrows that live across a snapshot.
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.home.engine.memory().as_mut_ptr()
+    }
+
+    /// Freezes the arena's bytes as they are now.
+    ///
+    /// Takes write permission from what was written since the last snapshot, by one system call; writers
+    /// that store meanwhile wait for it. After that the first write to each page faults once and saves
+    /// the page. Cost of the call: about 25 ms per GiB of resident memory that was written since.
+    ///
+    /// Waits while a [`writable`](Self::writable) guard lives in another thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::HandlerReplaced`] or [`Error::SignalMasked`] when a write would not reach our handler;
+    /// [`Error::GuardHeld`] when the calling thread holds a guard; [`Error::Reserve`] and
+    /// [`Error::Protect`] when the system refuses. In each case nothing is armed and nothing lost.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        take_snapshot(&self.home)
+    }
+
+    /// A handle with which another thread may take snapshots while this one writes.
+    pub fn snapshotter(&self) -> Snapshotter {
+        Snapshotter {
+            home: Arc::downgrade(&self.home),
+        }
+    }
+
+    /// The arena as a slice of atomic bytes, for writers on several threads.
+    ///
+    /// ```
+    /// use std::sync::atomic::Ordering::Relaxed;
+    /// let mut arena = pagecow::Arena::new(4096)?;
+    /// let bytes = arena.atomic_u8();
+    /// std::thread::scope(|scope| {
+    ///     for thread in 0..4 {
+    ///         scope.spawn(move || bytes[thread].store(1, Relaxed));
+    ///     }
+    /// });
+    /// assert_eq!(&arena[..5], [1, 1, 1, 1, 0]);
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    pub fn atomic_u8(&mut self) -> &[AtomicU8] {
+        // SAFETY: the arena's memory, for as long as it is borrowed; exclusively borrowed, so that no
+        // plain reference to it lives; any byte is a valid atomic byte.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len()) }
+    }
+
+    /// The arena as a slice of atomic 64-bit words (native byte order), for writers on several threads.
+    pub fn atomic_u64(&mut self) -> &[AtomicU64] {
+        // SAFETY: as above; pages are aligned to more than 8 bytes and of a multiple of 8.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len() / 8) }
+    }
+
+    /// Keeps a range of bytes writable, for system calls that write into memory.
+    ///
+    /// The kernel does not fault for its own writes: `read(2)` into a page that a snapshot has
+    /// armed fails with `EFAULT`, or returns short. The pages of the range are saved as far as live
+    /// snapshots need them, and stay writable while the guard lives. No snapshot commits meanwhile: a
+    /// thread that takes one waits for the guard to go.
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// # let file = tempfile::tempfile()?;
+    /// # file.set_len(5000)?;
+    /// let mut arena = pagecow::Arena::new(1 << 20)?;
+    /// let snapshot = arena.snapshot()?;
+    /// let mut part = arena.writable(100..5000)?;
+    /// (&file).read_exact(&mut part)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`]. With the store used up the snapshots fail, not this call.
+    pub fn writable(&mut self, range: impl RangeBounds<usize>) -> Result<Writable<'_>> {
+        let range = checked_range(&range, self.len())?;
+        if let Some(pages) = self.home.page_size.pages_of(&range) {
+            self.home.begin_guard(pages);
+        }
+        Ok(Writable {
+            arena: self,
+            range,
+            _not_send: std::marker::PhantomData,
+        })
+    }
+
+    /// Fills a range of bytes from `source`, until the range is full or the source has no more; returns
+    /// how many bytes arrived. Works for armed pages, where reading into a plain slice does not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`] (as [`io::ErrorKind::InvalidInput`]), and what `source` says; what arrived
+    /// before that stays.
+    pub fn read_from(
+        &mut self,
+        range: impl RangeBounds<usize>,
+        mut source: impl Read,
+    ) -> io::Result<usize> {
+        let mut part = self.writable(range)?;
+        let mut filled = 0;
+        while filled < part.len() {
+            match source.read(&mut part[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// What the snapshots of this arena have cost so far.
+    pub fn stats(&self) -> Stats {
+        stats_of(&self.home)
+    }
+
+    /// Compares page words, dirty set, copies and real page protection with each other: `Err` says
+    /// what does not agree. For tests, with no writer running. Walks all pages.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) -> std::result::Result<(), String> {
+        self.home.check_invariants()
+    }
+}
+
+impl ArenaBuilder {
+    /// The most bytes that saved pages may take (default: no limit). When a write needs a copy and
+    /// none can be made, the snapshots that need it fail ([`Error::StoreExhausted`]) and the
+    /// writer goes on.
+    pub fn store_limit(mut self, bytes: usize) -> Self {
+        self.store_limit = bytes;
+        self
+    }
+
+    /// An arena of `len` bytes, rounded up to whole pages, zero-filled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Arena::new`].
+    pub fn build(self, len: usize) -> Result<Arena> {
+        Ok(Arena {
+            home: Home::new(len, self.store_limit)?,
+        })
+    }
+}
+
+impl Snapshotter {
+    /// Freezes the arena's bytes as they are now; as [`Arena::snapshot`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Arena::snapshot`], and [`Error::ArenaDropped`].
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        take_snapshot(&self.home()?)
+    }
+
+    /// What the snapshots of the arena have cost so far.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ArenaDropped`].
+    pub fn stats(&self) -> Result<Stats> {
+        let home = self.home()?;
+        Ok(stats_of(&home))
+    }
+
+    fn home(&self) -> Result<Arc<Home>> {
+        self.home
+            .upgrade()
+            .filter(|home| !home.is_abandoned())
+            .ok_or(Error::ArenaDropped)
+    }
+}
+
+fn take_snapshot(home: &Arc<Home>) -> Result<Snapshot> {
+    if !sys::signal::is_installed() {
+        return Err(Error::HandlerReplaced);
+    }
+    if sys::signal::is_masked() {
+        return Err(Error::SignalMasked);
+    }
+    let live = home.commit()?;
+    Ok(Snapshot::new(home.clone(), live))
+}
+
+fn stats_of(home: &Home) -> Stats {
+    let mut stats = home.stats();
+    stats.foreign_faults = sys::signal::forwarded();
+    stats
+}
+
+/// The bytes that a range means in an arena of `len` bytes.
+fn checked_range(range: &impl RangeBounds<usize>, len: usize) -> Result<Range<usize>> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => len,
+    };
+    if start > end || end > len {
+        return Err(Error::OutOfBounds { start, end, len });
+    }
+    Ok(start..end)
+}
+
+impl Deref for Arena {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: mapped, readable and initialised for as long as `self` lives.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
+    }
+}
+
+impl DerefMut for Arena {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and exclusively borrowed. Snapshots read the same memory, by volatile
+        // loads whose result counts only if nobody wrote meanwhile (docs/soundness.md).
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.len()) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        self.home.abandon();
+    }
+}
+
+impl std::fmt::Debug for Arena {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Arena")
+            .field("address", &self.as_ptr())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Snapshotter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshotter").finish_non_exhaustive()
+    }
+}
+
+impl Deref for Writable<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.arena[self.range.clone()]
+    }
+}
+
+impl DerefMut for Writable<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let range = self.range.clone();
+        &mut self.arena[range]
+    }
+}
+
+impl Drop for Writable<'_> {
+    fn drop(&mut self) {
+        if !self.range.is_empty() {
+            self.arena.home.end_guard();
+        }
+    }
+}
+
+impl std::fmt::Debug for Writable<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writable")
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}

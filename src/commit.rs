@@ -1,0 +1,164 @@
+//! Taking a snapshot, and the ledger of those that live.
+//!
+//! The order: wait until no `writable` guard lives; close the gate and drain it; arm what is dirty;
+//! advance the epoch; open the gate. The snapshot's instant is when the gate was closed and all is
+//! armed: a writer that faults meanwhile waits for the gate, so no later store is in the snapshot without
+//! the earlier one (invariant 2).
+//!
+//! While the gate is closed the committer allocates nothing, calls nobody back, touches no arena and
+//! has signals masked: a writer that waits at the gate may hold any lock but ours.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::guard;
+use crate::shared::Shared;
+use crate::store::Frame;
+use crate::sync::{Arc, AtomicBool, Ordering, ThreadId, lock, wait_on};
+use crate::sys;
+use crate::table::Epoch;
+
+/// One live snapshot, as its handles and the ledger know it.
+pub(crate) struct Live {
+    pub epoch: Epoch,
+    /// It lost a page to an exhausted store, at a commit later than its own.
+    pub failed: AtomicBool,
+}
+
+pub(crate) struct Entry {
+    pub snapshot: Arc<Live>,
+    /// The copies that serve this snapshot and no newer one; for the newest live snapshot they are on
+    /// the list in [`crate::versions`] instead.
+    pub saved: Option<Frame>,
+}
+
+/// What the lock protects: the live snapshots, oldest first, and the `writable` guard.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    pub live: Vec<Entry>,
+    /// Who holds the arena's `writable` guard. An arena has at most one.
+    pub guard: Option<ThreadId>,
+    /// Commits that wait for the guard to go.
+    pub commits_waiting: usize,
+}
+
+/// How many frames are made ready before a first snapshot.
+const FIRST_PREFAULT: usize = 64;
+
+impl Shared {
+    /// Takes a snapshot of all pages.
+    pub fn commit(&self) -> Result<Arc<Live>> {
+        if guard::held_by_this_thread() {
+            return Err(Error::GuardHeld);
+        }
+        let mut ledger = lock(&self.ledger);
+        ledger.commits_waiting += 1;
+        while ledger.guard.is_some() {
+            ledger = wait_on(&self.guard_gone, ledger);
+        }
+        ledger.commits_waiting -= 1;
+        if ledger.commits_waiting == 0 {
+            // New guards that stood back for this commit; they get the lock when it is done.
+            self.guard_gone.notify_all();
+        }
+
+        // Twice the pages: as many may be saved before the gate is closed, and as many after.
+        self.store
+            .reserve(self.pages * 2)
+            .map_err(|source| Error::Reserve {
+                bytes: self.pages * 2 * self.page_size.bytes(),
+                source,
+            })?;
+        self.store.prefault(self.expected_saves());
+        let epoch = self.epoch().next();
+        let snapshot = Arc::new(Live {
+            epoch,
+            failed: AtomicBool::new(false),
+        });
+        ledger.live.reserve(1);
+
+        let masked = sys::signal::Masked::new();
+        let closing = sys::clock::now();
+        self.gate.close();
+        let arming = sys::clock::now();
+        let armed = self.arm();
+        let armed_at = sys::clock::now();
+        if armed.is_ok() {
+            self.mark_failed(&ledger);
+            if let Some(newest) = ledger.live.last_mut() {
+                newest.saved = self.versions.swap_saved(None);
+            }
+            ledger.live.push(Entry {
+                snapshot: snapshot.clone(),
+                saved: None,
+            });
+            self.set_epoch(epoch);
+            self.set_newest(epoch);
+        }
+        self.gate.open();
+        let pause = sys::clock::since(closing);
+        drop(masked);
+
+        armed?;
+        self.counters.committed(
+            Duration::from_nanos(pause),
+            Duration::from_nanos(armed_at - arming),
+        );
+        Ok(snapshot)
+    }
+
+    /// Frames to have ready: as many as the last snapshot's time used, within bounds.
+    fn expected_saves(&self) -> usize {
+        let last = self.counters.saved_since_commit() as usize;
+        last.clamp(FIRST_PREFAULT, self.frames_kept())
+            .min(self.pages)
+    }
+
+    /// Free frames whose memory is kept when the last snapshot goes.
+    pub fn frames_kept(&self) -> usize {
+        (self.pages / 8).max(1024)
+    }
+
+    /// Arms what is dirty, by one call over all of it: what lies between and is armed already costs
+    /// nothing, while several calls cost a TLB shootdown each. Gate closed and drained.
+    fn arm(&self) -> Result<()> {
+        let Some(span) = self.dirty.span() else {
+            return Ok(());
+        };
+        self.counters.protect_call();
+        if let Err(error) = self.engine.arm(span) {
+            // Some of it may be armed; the pages stay in the dirty set.
+            self.half_armed.store(true, Ordering::Relaxed);
+            return Err(Error::Protect {
+                pages: span.count(),
+                source: error.into(),
+            });
+        }
+        self.dirty.clear();
+        self.half_armed.store(false, Ordering::Relaxed);
+        self.mappings.reset();
+        Ok(())
+    }
+
+    /// Notes with each snapshot what the handler could note for all of them only. Gate closed.
+    fn mark_failed(&self, ledger: &Ledger) {
+        let floor = Epoch::new(self.fail_floor.load(Ordering::Relaxed));
+        if floor == Epoch::NEVER {
+            return;
+        }
+        for entry in &ledger.live {
+            if entry.snapshot.epoch > floor {
+                entry.snapshot.failed.store(true, Ordering::Relaxed);
+            }
+        }
+        // Release: who sees the floor gone sees the flags.
+        self.fail_floor.store(Epoch::NEVER.get(), Ordering::Release);
+    }
+
+    /// Whether a snapshot has lost a page, and so may not be read any more.
+    pub fn has_failed(&self, snapshot: &Live) -> bool {
+        // The floor first: it is reset only after the flags are set.
+        self.fail_floor.load(Ordering::Acquire) < snapshot.epoch.get()
+            || snapshot.failed.load(Ordering::Relaxed)
+    }
+}

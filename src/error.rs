@@ -1,0 +1,156 @@
+//! What can go wrong, with the numbers, and what the caller can do about it.
+
+use std::fmt;
+use std::io;
+
+/// A specialised result; see [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call failed. Nothing was armed, written or lost when one of these is returned.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// An arena of no bytes, or of more than the address space or 2^32 - 2 pages hold.
+    Size {
+        /// The length asked for, in bytes.
+        bytes: usize,
+        /// The longest that an arena can be, in bytes.
+        most: usize,
+    },
+    /// The system did not give the address space. Ask for less, or raise `ulimit -v`.
+    Reserve {
+        /// What was asked for, in bytes.
+        bytes: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The SIGSEGV handler or the fork hooks could not be installed.
+    Install {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system did not take write permission from the arena's pages, so no snapshot was taken.
+    /// With `ENOMEM` the process has used up its mappings (`vm.max_map_count`).
+    Protect {
+        /// How many pages were to be armed.
+        pages: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A byte range that is not inside the arena.
+    OutOfBounds {
+        /// First byte asked for.
+        start: usize,
+        /// One past the last byte asked for.
+        end: usize,
+        /// Length of the arena, in bytes.
+        len: usize,
+    },
+    /// A page number that the arena does not have.
+    NoSuchPage {
+        /// The page asked for, counted from 0.
+        index: usize,
+        /// How many pages the arena has.
+        count: usize,
+    },
+    /// Somebody installed another SIGSEGV handler after ours, so a write to an armed page would end
+    /// in theirs. Install such handlers before the first arena is made; ours calls the one it finds.
+    HandlerReplaced,
+    /// SIGSEGV is masked in the calling thread: its first write to an armed page would kill the
+    /// process. Unmask it (`pthread_sigmask`) here and in all threads that write to arenas.
+    SignalMasked,
+    /// The calling thread holds a `writable` guard, for which the snapshot would wait for ever. Drop
+    /// the guard first.
+    GuardHeld,
+    /// The arena is gone, and all of its snapshots.
+    ArenaDropped,
+    /// The store's limit was reached and a page was overwritten that this snapshot still needed, so it
+    /// can not be read any more. Drop it, and raise `store_limit`, read faster or write less.
+    StoreExhausted {
+        /// The snapshot's number, counted from 1 within its arena.
+        snapshot: u64,
+        /// The store's limit, in bytes.
+        limit: usize,
+    },
+    /// `changed_since` was asked to compare with a snapshot of another arena, or with a newer one.
+    NotOlder {
+        /// The number of the snapshot asked.
+        snapshot: u64,
+        /// The number of the one it was compared with, or `None` when that is of another arena.
+        other: Option<u64>,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size { bytes, most } => {
+                write!(f, "an arena of {bytes} bytes is not possible; ask for 1 to {most} bytes")
+            }
+            Self::Reserve { bytes, source } => {
+                write!(f, "cannot reserve {bytes} bytes of address space: {source}")
+            }
+            Self::Install { source } => {
+                write!(f, "cannot install the SIGSEGV handler or the fork hooks: {source}")
+            }
+            Self::Protect { pages, source } => write!(
+                f,
+                "cannot take write permission from {pages} pages, no snapshot was taken \
+                 (is vm.max_map_count used up?): {source}"
+            ),
+            Self::OutOfBounds { start, end, len } => {
+                write!(f, "bytes {start}..{end} are not inside the arena of {len} bytes")
+            }
+            Self::NoSuchPage { index, count } => {
+                write!(f, "there is no page {index}: the arena has {count} pages, counted from 0")
+            }
+            Self::HandlerReplaced => f.write_str(
+                "another SIGSEGV handler was installed after pagecow's; \
+                 install it before the first arena is made",
+            ),
+            Self::SignalMasked => f.write_str(
+                "SIGSEGV is masked in this thread, its first write would kill the process; unmask it",
+            ),
+            Self::GuardHeld => f.write_str(
+                "this thread holds a writable() guard, which no snapshot can pass; drop it first",
+            ),
+            Self::ArenaDropped => f.write_str("the arena was dropped; no snapshot of it can be taken"),
+            Self::StoreExhausted { snapshot, limit } => write!(
+                f,
+                "snapshot {snapshot} lost a page because the store's limit of {limit} bytes was \
+                 reached; drop it, and raise store_limit"
+            ),
+            Self::NotOlder { snapshot, other: Some(other) } => {
+                write!(f, "snapshot {other} is newer than snapshot {snapshot}; ask the newer one")
+            }
+            Self::NotOlder { snapshot, other: None } => {
+                write!(f, "snapshot {snapshot} and the other one are of different arenas")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Reserve { source, .. }
+            | Self::Install { source }
+            | Self::Protect { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::OutOfBounds { .. }
+            | Error::NoSuchPage { .. }
+            | Error::Size { .. }
+            | Error::NotOlder { .. } => io::ErrorKind::InvalidInput,
+            Error::Reserve { .. } | Error::StoreExhausted { .. } => io::ErrorKind::OutOfMemory,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}

@@ -1,0 +1,284 @@
+//! The protocol of a first write: claim the page, save it, disarm it, note it as dirty, release it.
+//!
+//! Called by the SIGSEGV handler for one page and by [`crate::guard`] for a range; everything here is
+//! async-signal-safe (invariant 6), and outside the handler it is called with signals masked.
+//!
+//! The order within a run of claimed pages is fixed:
+//! 1. each page that a live snapshot still needs is copied, and the copy published (invariants 1, 4);
+//!    where no frame is left, the snapshots that need it are marked failed instead (invariant 8);
+//! 2. one call disarms the whole run, every page of which is claimed (invariant 3);
+//! 3. the run is added to the dirty set;
+//! 4. the page words get the current epoch and the claims end.
+//!
+//! Who has to wait - for the gate, or for somebody else's claim - holds no claim, is not inside the
+//! gate, and starts again from the top.
+
+use crate::page::{PageIndex, PageRange};
+use crate::shared::Shared;
+use crate::sync::{Ordering, fence};
+use crate::sys::{self, ProtectError};
+use crate::table::Epoch;
+use crate::window;
+
+/// What it took to make a page writable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// The page was saved.
+    Saved,
+    /// It was armed, but no copy was made: no live snapshot needed one, or the store had none to give.
+    Soft,
+    /// It was writable already.
+    Already,
+}
+
+/// Most pages that `make_writable` claims and disarms at one time.
+const BATCH: usize = 256;
+
+impl Shared {
+    /// Makes `page` writable after a store to it was refused.
+    pub fn first_write(&self, page: PageIndex) -> Opened {
+        let mut saved = false;
+        loop {
+            self.gate.enter();
+            let Some(dealt) = self.table.try_claim(page) else {
+                self.gate.leave();
+                self.table.wait_free(page);
+                continue;
+            };
+            if self.dirty.contains(page) && !self.half_armed.load(Ordering::Relaxed) {
+                self.table.release(page, dealt);
+                self.gate.leave();
+                return if saved {
+                    Opened::Saved
+                } else {
+                    Opened::Already
+                };
+            }
+            let mut run = Run::start(self, page, dealt);
+            saved |= run.saved > 0;
+            let open = run.disarm_near_the_wall();
+            run.release();
+            self.gate.leave();
+            if open || self.open_everything() {
+                return if saved { Opened::Saved } else { Opened::Soft };
+            }
+        }
+    }
+
+    /// Makes all pages of `range` writable. The caller keeps commits away, or does not mind that a
+    /// commit arms them again.
+    pub fn make_writable(&self, range: PageRange) {
+        let end = range.last().get() + 1;
+        let mut next = range.first().get();
+        while next < end {
+            let page = PageIndex::new(next);
+            self.gate.enter();
+            let Some(dealt) = self.table.try_claim(page) else {
+                self.gate.leave();
+                self.table.wait_free(page);
+                continue;
+            };
+            let last = PageIndex::new((next + BATCH).min(end) - 1);
+            let mut run = Run::start(self, page, dealt);
+            run.extend_to(last);
+            let done = run.last.get() + 1;
+            let open = run.all_open() || run.disarm_near_the_wall();
+            run.release();
+            self.gate.leave();
+            if open || self.open_everything() {
+                next = done;
+            }
+        }
+    }
+
+    /// Saves a page that no one else can disarm meanwhile: it is claimed, or the gate is closed.
+    /// `dealt` is what its word says. Returns whether a copy was made.
+    fn save(&self, page: PageIndex, dealt: Epoch) -> bool {
+        let newest = self.newest();
+        // What only failed snapshots need is not copied any more.
+        let failed_above = self.fail_floor.load(Ordering::Relaxed);
+        if newest <= dealt || failed_above <= dealt.get() {
+            return false;
+        }
+        let Some(frame) = self.store.take() else {
+            // Release: who sees the page's new epoch sees the failure too.
+            self.fail_floor.fetch_min(dealt.get(), Ordering::Release);
+            return false;
+        };
+        self.store.fill(frame, self.engine.memory(), page);
+        self.versions
+            .publish(&self.store, frame, page, dealt, newest);
+        true
+    }
+
+    /// The last way out when the kernel grants no more mappings and none can be merged with: saves all
+    /// that is left and disarms the arena as a whole, which splits nothing. Returns `false`, and has
+    /// done nothing but wait, when somebody else has the gate closed; the caller starts again.
+    fn open_everything(&self) -> bool {
+        if !self.gate.try_close() {
+            self.gate.wait_open();
+            return false;
+        }
+        // Nobody holds a claim now. Readers look at live memory of a page until its word is raised,
+        // which is after its copy was published and before anything is disarmed.
+        let epoch = self.epoch();
+        let mut ahead = 0;
+        for page in self.all_pages().iter() {
+            let dealt = self.table.load(page).epoch();
+            if dealt < epoch && !self.dirty.contains(page) {
+                ahead += u64::from(self.save(page, dealt));
+                self.table.raise(page, epoch);
+            }
+        }
+        self.counters.pages_saved(ahead, ahead);
+        self.counters.protect_call();
+        // As in `Run::disarm`: who reads a byte that is stored from here on sees the raised words.
+        fence(Ordering::Release);
+        if self.engine.disarm(self.all_pages()).is_err() {
+            sys::die(
+                "pagecow: the kernel refuses to make the arena writable again; cannot go on\n",
+            );
+        }
+        self.dirty.add_everything();
+        self.half_armed.store(false, Ordering::Relaxed);
+        self.mappings.reset();
+        self.counters.wall_exit();
+        self.gate.open();
+        true
+    }
+}
+
+/// Neighbouring pages, all claimed by this thread and saved, to be disarmed by one call. Lives inside
+/// the gate.
+struct Run<'a> {
+    shared: &'a Shared,
+    first: PageIndex,
+    last: PageIndex,
+    epoch: Epoch,
+    /// Copies made so far.
+    saved: u64,
+}
+
+impl<'a> Run<'a> {
+    /// A run of one page, which the caller has claimed.
+    fn start(shared: &'a Shared, page: PageIndex, dealt: Epoch) -> Self {
+        let saved = shared.save(page, dealt);
+        shared.counters.pages_saved(u64::from(saved), 0);
+        Self {
+            shared,
+            first: page,
+            last: page,
+            epoch: shared.epoch(),
+            saved: u64::from(saved),
+        }
+    }
+
+    fn range(&self) -> PageRange {
+        PageRange::new(self.first, self.last)
+    }
+
+    /// Claims and saves a neighbour; `false` when somebody else has it.
+    fn take(&mut self, page: PageIndex) -> bool {
+        let Some(dealt) = self.shared.table.try_claim(page) else {
+            return false;
+        };
+        self.saved += u64::from(self.shared.save(page, dealt));
+        true
+    }
+
+    /// Grows upwards as far as `last`, or to the first page that somebody else has.
+    fn extend_to(&mut self, last: PageIndex) {
+        let before = self.saved;
+        while self.last < last {
+            let Some(next) = self.last.above(self.shared.pages) else {
+                break;
+            };
+            if !self.take(next) {
+                break;
+            }
+            self.last = next;
+        }
+        // Asked for by `writable`, so not "ahead" of a write.
+        self.shared.counters.pages_saved(self.saved - before, 0);
+    }
+
+    /// Grows until it touches the open page `open`, so that disarming it extends that page's mapping
+    /// instead of splitting one; `false` when somebody else has a page in between.
+    fn extend_beside(&mut self, open: PageIndex) -> bool {
+        let before = self.saved;
+        let mut reached = true;
+        while reached && open < self.first && self.first.below() != Some(open) {
+            let next = PageIndex::new(self.first.get() - 1);
+            reached = self.take(next);
+            if reached {
+                self.first = next;
+            }
+        }
+        while reached && self.last < open && self.last.above(self.shared.pages) != Some(open) {
+            let next = PageIndex::new(self.last.get() + 1);
+            reached = self.take(next);
+            if reached {
+                self.last = next;
+            }
+        }
+        let ahead = self.saved - before;
+        self.shared.counters.pages_saved(ahead, ahead);
+        reached
+    }
+
+    fn all_open(&self) -> bool {
+        !self.shared.half_armed.load(Ordering::Relaxed)
+            && self
+                .range()
+                .iter()
+                .all(|page| self.shared.dirty.contains(page))
+    }
+
+    /// Disarms the run. As the mappings run short it first grows to the nearest open page, within a
+    /// reach that widens; when the kernel refuses a further mapping, however far that is. `false` when
+    /// that did not help either: everything that was saved stays saved, and armed.
+    fn disarm_near_the_wall(&mut self) -> bool {
+        let shared = self.shared;
+        let reach = window::reach(sys::mappings::in_use(), sys::mappings::limit());
+        if reach > 0
+            && let Some(open) = shared.dirty.nearest(self.range(), reach)
+        {
+            self.extend_beside(open);
+            shared.counters.wall_exit();
+        }
+        if self.disarm() {
+            return true;
+        }
+        let Some(open) = shared.dirty.nearest(self.range(), usize::MAX) else {
+            return false;
+        };
+        shared.counters.wall_exit();
+        self.extend_beside(open) && self.disarm()
+    }
+
+    /// One protect call over the run; `false` when the kernel grants no further mapping.
+    fn disarm(&mut self) -> bool {
+        let shared = self.shared;
+        let range = self.range();
+        shared.counters.protect_call();
+        // Pairs with the reader's fence: who reads a byte that is stored from here on sees the claims.
+        fence(Ordering::Release);
+        match shared.engine.disarm(range) {
+            Ok(()) => {}
+            Err(ProtectError::NoMappings) => return false,
+            Err(ProtectError::Refused(_)) => {
+                sys::die("pagecow: the kernel refuses to make a page writable; cannot go on\n")
+            }
+        }
+        shared.mappings.opened(&shared.dirty, range, shared.pages);
+        shared.dirty.add(range);
+        true
+    }
+
+    /// Ends the claims. The pages are dealt with up to the current epoch, disarmed or not.
+    fn release(self) {
+        for page in self.range().iter() {
+            self.shared.table.release(page, self.epoch);
+        }
+    }
+}

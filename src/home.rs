@@ -1,0 +1,101 @@
+//! An arena's shared state, registered with the fault handler for as long as it exists.
+
+use std::ops::{Deref, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::error::{Error, Result};
+use crate::fault::Opened;
+use crate::fork;
+use crate::page::PageSize;
+use crate::progress::Progress;
+use crate::registry::{self, Slot};
+use crate::shared::Shared;
+use crate::sys;
+
+/// Kept alive by the arena's handle and by its snapshots, whichever goes last.
+pub(crate) struct Home {
+    shared: Shared,
+    progress: Progress,
+    slot: OnceLock<&'static Slot>,
+    /// The arena's handle is gone: nobody writes any more.
+    abandoned: AtomicBool,
+}
+
+impl Home {
+    /// Reserves an arena of `len` bytes, rounded up to whole pages.
+    pub fn new(len: usize, store_limit: usize) -> Result<Arc<Self>> {
+        let page_size = PageSize::host();
+        let pages = page_size.count_for(len).ok_or(Error::Size {
+            bytes: len,
+            most: crate::page::MAX_PAGES.saturating_mul(page_size.bytes()),
+        })?;
+        sys::mappings::refresh_limit();
+        sys::signal::install(resolve).map_err(|source| Error::Install { source })?;
+        fork::install().map_err(|source| Error::Install { source })?;
+        let shared = Shared::new(page_size, pages, store_limit)
+            .map_err(|source| Error::Reserve { bytes: len, source })?;
+        let home = Arc::new(Self {
+            shared,
+            progress: Progress::new(),
+            slot: OnceLock::new(),
+            abandoned: AtomicBool::new(false),
+        });
+        home.slot.get_or_init(|| registry::add(&home));
+        Ok(home)
+    }
+
+    pub fn addresses(&self) -> Range<usize> {
+        let memory = self.shared.engine.memory();
+        let start = memory.as_ptr() as usize;
+        start..start + memory.len()
+    }
+
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// The handler's part for one refused store; `false` when it is not ours to resolve.
+    fn refused_store(&self, address: usize) -> bool {
+        let shared = &self.shared;
+        let begin = sys::clock::now();
+        let page = shared.page_size.page_of(address - self.addresses().start);
+        match shared.first_write(page) {
+            Opened::Saved => shared.counters.saved_fault(sys::clock::since(begin)),
+            Opened::Soft => shared.counters.soft_fault(),
+            Opened::Already => {
+                let thread = sys::thread_number();
+                if !self.progress.is_made(thread, page, shared.epoch()) {
+                    return false;
+                }
+                shared.counters.spurious_fault();
+            }
+        }
+        true
+    }
+}
+
+/// Called by the handler for each refused store of the process.
+fn resolve(address: usize) -> bool {
+    registry::with_arena(address, |home| home.refused_store(address)).unwrap_or(false)
+}
+
+impl Deref for Home {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.get() {
+            registry::remove(slot);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Checking what must hold while nobody writes: page words, dirty set, copies and the kernel's real
+//! protection against each other.
+
+use crate::page::PageIndex;
+use crate::shared::Shared;
+use crate::sync::{Ordering, lock};
+
+impl Shared {
+    /// `Err` names the first thing that does not agree. Walks all pages.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        let _no_drops = lock(&self.reclaim);
+        let ledger = lock(&self.ledger);
+        let epochs: Vec<u64> = ledger
+            .live
+            .iter()
+            .map(|entry| entry.snapshot.epoch.get())
+            .collect();
+        if !epochs.is_sorted() || epochs.last().copied().unwrap_or(0) != self.newest().get() {
+            return Err(format!(
+                "live list {epochs:?}, newest {}",
+                self.newest().get()
+            ));
+        }
+        for page in self.all_pages().iter() {
+            self.check_page(page, &epochs, &ledger)?;
+        }
+        self.check_protection()?;
+        self.check_copies(&epochs)
+    }
+
+    fn check_page(
+        &self,
+        page: PageIndex,
+        epochs: &[u64],
+        ledger: &crate::commit::Ledger,
+    ) -> Result<(), String> {
+        let word = self.table.load(page);
+        let at = page.get();
+        if word.is_claimed() {
+            return Err(format!("page {at} is claimed by nobody"));
+        }
+        if word.epoch() > self.epoch() {
+            return Err(format!("page {at} is ahead of its time"));
+        }
+        // Invariant 3.
+        if self.dirty.contains(page) && word.epoch() < self.newest() {
+            return Err(format!(
+                "page {at} is open, but snapshot {:?} needs it",
+                self.newest()
+            ));
+        }
+        // Invariant 1: whoever may not look at live memory has a copy, and only one.
+        for (epoch, entry) in epochs.iter().zip(&ledger.live) {
+            let copies = self
+                .store
+                .frames()
+                .map(|frame| self.store.meta(frame))
+                .filter(|meta| meta.page() == page && meta.serves(*epoch))
+                .count();
+            let wanted = usize::from(word.epoch().get() >= *epoch);
+            if copies != wanted && !self.has_failed(&entry.snapshot) {
+                return Err(format!(
+                    "page {at}: {copies} copies serve snapshot {epoch}, not {wanted}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Dirty pages are writable, all others are not.
+    fn check_protection(&self) -> Result<(), String> {
+        let memory = self.engine.memory();
+        let start = memory.as_ptr() as usize;
+        let regions = region::query_range(memory.as_ptr(), memory.len())
+            .map_err(|error| error.to_string())?;
+        let mut seen = 0;
+        for region in regions {
+            let region = region.map_err(|error| error.to_string())?;
+            let range = region.as_range();
+            let from = range.start.max(start) - start;
+            let to = range.end.min(start + memory.len()) - start;
+            for offset in (from..to).step_by(self.page_size.bytes()) {
+                let page = self.page_size.page_of(offset);
+                let writable = region.protection().contains(region::Protection::WRITE);
+                if writable != self.dirty.contains(page) {
+                    return Err(format!("page {}: writable is {writable}", page.get()));
+                }
+                seen += 1;
+            }
+        }
+        (seen == self.pages)
+            .then_some(())
+            .ok_or_else(|| format!("{seen} of {} pages are mapped", self.pages))
+    }
+
+    /// Each frame in use serves a live snapshot (invariant 4), and none is used but not counted.
+    fn check_copies(&self, epochs: &[u64]) -> Result<(), String> {
+        let mut used = 0;
+        for frame in self.store.frames() {
+            let meta = self.store.meta(frame);
+            if meta.upto.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            used += 1;
+            if !epochs.iter().any(|epoch| meta.serves(*epoch)) {
+                return Err(format!(
+                    "a copy of page {} serves nobody",
+                    meta.page().get()
+                ));
+            }
+        }
+        (used == self.store.in_use()).then_some(()).ok_or_else(|| {
+            format!(
+                "{used} frames hold copies, {} are counted",
+                self.store.in_use()
+            )
+        })
+    }
+}

@@ -1,0 +1,53 @@
+#![doc = include_str!("../README.md")]
+
+mod commit;
+mod dirty;
+mod error;
+mod fault;
+mod gate;
+mod guard;
+mod mappings;
+mod page;
+mod read;
+mod release;
+mod shared;
+mod stats;
+mod store;
+mod sync;
+mod sys;
+mod table;
+mod versions;
+mod window;
+
+#[cfg(not(loom))]
+mod arena;
+#[cfg(not(loom))]
+mod fork;
+#[cfg(not(loom))]
+mod home;
+#[cfg(not(loom))]
+mod invariants;
+#[cfg(not(loom))]
+mod pages;
+#[cfg(not(loom))]
+mod progress;
+#[cfg(not(loom))]
+mod reader;
+#[cfg(not(loom))]
+mod registry;
+#[cfg(not(loom))]
+mod snapshot;
+
+#[cfg(all(test, loom))]
+mod models;
+
+#[cfg(not(loom))]
+pub use arena::{Arena, ArenaBuilder, Snapshotter, Writable};
+pub use error::{Error, Result};
+#[cfg(not(loom))]
+pub use pages::{Page, Pages};
+#[cfg(not(loom))]
+pub use reader::SnapshotReader;
+#[cfg(not(loom))]
+pub use snapshot::{Snapshot, SnapshotStats};
+pub use stats::{Histogram, Stats};

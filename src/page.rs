@@ -1,0 +1,184 @@
+//! Pages: their size, their numbers, ranges of them. Pure arithmetic.
+
+use std::ops::Range;
+
+/// Size of one page, a power of two, asked of the system at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PageSize {
+    shift: u32,
+}
+
+/// Number of a page within its arena, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PageIndex(u32);
+
+/// A run of neighbouring pages, never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PageRange {
+    first: u32,
+    last: u32,
+}
+
+/// Most pages that one arena may have: page numbers fit `u32` with room for "one past the end".
+pub(crate) const MAX_PAGES: usize = (u32::MAX - 1) as usize;
+
+impl PageSize {
+    /// A page size of `bytes`, or `None` when that is not a power of two.
+    pub const fn new(bytes: usize) -> Option<Self> {
+        if bytes.is_power_of_two() {
+            Some(Self {
+                shift: bytes.trailing_zeros(),
+            })
+        } else {
+            None
+        }
+    }
+
+    /// The system's page size.
+    #[cfg(not(loom))]
+    pub fn host() -> Self {
+        Self::new(region::page::size()).expect("page sizes are powers of two")
+    }
+
+    pub const fn bytes(self) -> usize {
+        1 << self.shift
+    }
+
+    /// Pages that hold `len` bytes, or `None` when `len` is zero or the count is over [`MAX_PAGES`].
+    pub const fn count_for(self, len: usize) -> Option<usize> {
+        let pages = len.div_ceil(self.bytes());
+        if pages == 0 || pages > MAX_PAGES {
+            None
+        } else {
+            Some(pages)
+        }
+    }
+
+    /// The page that the byte `offset` of an arena lies in.
+    pub const fn page_of(self, offset: usize) -> PageIndex {
+        PageIndex((offset >> self.shift) as u32)
+    }
+
+    /// The byte offset of the start of `page`.
+    pub const fn offset_of(self, page: PageIndex) -> usize {
+        (page.0 as usize) << self.shift
+    }
+
+    /// The pages that the non-empty byte range touches.
+    pub fn pages_of(self, bytes: &Range<usize>) -> Option<PageRange> {
+        if bytes.is_empty() {
+            return None;
+        }
+        Some(PageRange::new(
+            self.page_of(bytes.start),
+            self.page_of(bytes.end - 1),
+        ))
+    }
+}
+
+impl PageIndex {
+    /// Page number `index` of an arena of `count` pages, or `None` beyond its end.
+    pub const fn checked(index: usize, count: usize) -> Option<Self> {
+        if index < count && index < MAX_PAGES {
+            Some(Self(index as u32))
+        } else {
+            None
+        }
+    }
+
+    /// Page number `index`; the caller knows that it exists.
+    pub const fn new(index: usize) -> Self {
+        debug_assert!(index < MAX_PAGES);
+        Self(index as u32)
+    }
+
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The neighbour below, if there is one.
+    pub fn below(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
+    }
+
+    /// The neighbour above, within an arena of `count` pages.
+    pub fn above(self, count: usize) -> Option<Self> {
+        Self::checked(self.get() + 1, count)
+    }
+}
+
+impl PageRange {
+    /// The pages from `first` to `last`, both included.
+    pub fn new(first: PageIndex, last: PageIndex) -> Self {
+        debug_assert!(first <= last);
+        Self {
+            first: first.0,
+            last: last.0,
+        }
+    }
+
+    /// All pages of an arena of `count` pages.
+    pub fn all(count: usize) -> Self {
+        Self::new(PageIndex::new(0), PageIndex::new(count - 1))
+    }
+
+    pub const fn first(self) -> PageIndex {
+        PageIndex(self.first)
+    }
+
+    pub const fn last(self) -> PageIndex {
+        PageIndex(self.last)
+    }
+
+    pub const fn count(self) -> usize {
+        (self.last - self.first) as usize + 1
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = PageIndex> {
+        (self.first..=self.last).map(PageIndex)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_round_up_and_refuse_nothing_and_too_much() {
+        for bytes in [4096, 16384, 65536] {
+            let size = PageSize::new(bytes).unwrap();
+            assert_eq!(size.count_for(0), None);
+            assert_eq!(size.count_for(1), Some(1));
+            assert_eq!(size.count_for(bytes), Some(1));
+            assert_eq!(size.count_for(bytes + 1), Some(2));
+            assert_eq!(size.count_for(bytes * MAX_PAGES), Some(MAX_PAGES));
+            assert_eq!(size.count_for(bytes * MAX_PAGES + 1), None);
+            assert_eq!(size.count_for(usize::MAX), None);
+        }
+        assert_eq!(PageSize::new(0), None);
+        assert_eq!(PageSize::new(5000), None);
+    }
+
+    #[test]
+    fn a_byte_range_touches_the_pages_of_its_first_and_last_byte() {
+        let size = PageSize::new(4096).unwrap();
+        let pages = |bytes: Range<usize>| {
+            size.pages_of(&bytes)
+                .map(|range| (range.first().get(), range.last().get()))
+        };
+        assert_eq!(pages(0..0), None);
+        assert_eq!(pages(0..1), Some((0, 0)));
+        assert_eq!(pages(4095..4096), Some((0, 0)));
+        assert_eq!(pages(4095..4097), Some((0, 1)));
+        assert_eq!(pages(4096..12288), Some((1, 2)));
+    }
+
+    #[test]
+    fn neighbours_stop_at_both_ends() {
+        assert_eq!(PageIndex::new(0).below(), None);
+        assert_eq!(PageIndex::new(1).below(), Some(PageIndex::new(0)));
+        assert_eq!(PageIndex::new(1).above(2), None);
+        assert_eq!(PageIndex::new(0).above(2), Some(PageIndex::new(1)));
+        assert_eq!(PageIndex::checked(2, 2), None);
+    }
+}

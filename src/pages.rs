@@ -1,0 +1,121 @@
+//! Single pages of a snapshot.
+
+#![allow(unsafe_code, reason = "a page may be a view of a frame")]
+
+use crate::error::Result;
+use crate::page::PageIndex;
+use crate::snapshot::Snapshot;
+
+/// One frozen page.
+///
+/// Owns its bytes, or shares the saved copy and keeps its snapshot alive for that: a page that is kept
+/// is a snapshot that is kept. It never refers to live memory.
+#[derive(Clone, Debug)]
+pub struct Page {
+    index: usize,
+    bytes: Bytes,
+}
+
+#[derive(Clone)]
+enum Bytes {
+    Owned {
+        bytes: Box<[u8]>,
+        saved: bool,
+    },
+    Frame {
+        start: *const u8,
+        snapshot: Snapshot,
+    },
+}
+
+// SAFETY: the pointer is to a frame, whose bytes do not change while the snapshot beside it lives.
+unsafe impl Send for Bytes {}
+// SAFETY: as above.
+unsafe impl Sync for Bytes {}
+
+impl Page {
+    pub(crate) fn read(snapshot: &Snapshot, page: PageIndex) -> Result<Self> {
+        let home = snapshot.home();
+        let bytes = if let Some(frame) = home.saved_frame(snapshot.live(), page)? {
+            Bytes::Frame {
+                start: home.store.bytes(frame),
+                snapshot: snapshot.clone(),
+            }
+        } else {
+            let mut bytes = vec![0; snapshot.page_size()].into_boxed_slice();
+            let saved = home.read(snapshot.live(), page, 0, &mut bytes)?;
+            Bytes::Owned { bytes, saved }
+        };
+        Ok(Self {
+            index: page.get(),
+            bytes,
+        })
+    }
+
+    /// The page's number within the arena, counted from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The frozen bytes, one page of them.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Owned { bytes, .. } => bytes,
+            Bytes::Frame { start, snapshot } => {
+                // SAFETY: a frame that serves a live snapshot holds a page of initialised bytes that
+                // nobody writes, and the snapshot beside the pointer lives as long as `self`.
+                unsafe { std::slice::from_raw_parts(*start, snapshot.page_size()) }
+            }
+        }
+    }
+
+    /// Whether the bytes came from a saved copy: the page had been written since the snapshot (or saved
+    /// ahead of a write) when it was read.
+    pub fn is_saved(&self) -> bool {
+        match &self.bytes {
+            Bytes::Owned { saved, .. } => *saved,
+            Bytes::Frame { .. } => true,
+        }
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Owned { .. } => "owned",
+            Self::Frame { .. } => "frame",
+        })
+    }
+}
+
+/// Iterator over the pages of a snapshot, made by [`Snapshot::pages`].
+#[derive(Clone, Debug)]
+pub struct Pages {
+    snapshot: Snapshot,
+    next: usize,
+}
+
+impl Pages {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        Self { snapshot, next: 0 }
+    }
+}
+
+impl Iterator for Pages {
+    type Item = Result<Page>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let count = self.snapshot.page_count();
+        let page = PageIndex::checked(self.next, count)?;
+        let page = Page::read(&self.snapshot, page);
+        self.next = if page.is_ok() { self.next + 1 } else { count };
+        Some(page)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.snapshot.page_count() - self.next;
+        (left.min(1), Some(left))
+    }
+}
+
+impl std::iter::FusedIterator for Pages {}

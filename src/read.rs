@@ -1,0 +1,124 @@
+//! Reading a frozen page: from its copy when it has one, else from live memory.
+//!
+//! Live memory is copied without a claim, so that readers never hold up writers, and what was copied
+//! counts only if the page word did not change meanwhile: who opens a page claims it first, and gives
+//! it a newer epoch before the claim ends.
+
+use crate::commit::Live;
+use crate::error::{Error, Result};
+use crate::page::PageIndex;
+use crate::shared::Shared;
+use crate::store::Frame;
+use crate::sync::{Ordering, fence};
+use crate::table::Word;
+
+/// Where a snapshot finds a page.
+enum Place {
+    Copy(Frame),
+    /// In live memory, for as long as the page word stays this one.
+    Live(Word),
+}
+
+impl Shared {
+    /// Reads bytes of a page, from `offset` within it, as they were at the snapshot. Returns whether
+    /// they came from a copy.
+    pub fn read(
+        &self,
+        snapshot: &Live,
+        page: PageIndex,
+        offset: usize,
+        into: &mut [u8],
+    ) -> Result<bool> {
+        debug_assert!(offset + into.len() <= self.page_size.bytes());
+        loop {
+            match self.find(snapshot, page)? {
+                Place::Copy(frame) => {
+                    self.store.read(frame, offset, into);
+                    return Ok(true);
+                }
+                Place::Live(word) => {
+                    let start = self.page_size.offset_of(page) + offset;
+                    self.engine.memory().read(start, into);
+                    // Orders the loads above before the load below (a sequence lock's reader).
+                    fence(Ordering::Acquire);
+                    if self.table.load(page) == word {
+                        return Ok(false);
+                    }
+                    self.counters.reader_retry();
+                }
+            }
+        }
+    }
+
+    /// The frame that holds a page's bytes, pinned while the snapshot lives; `None` while the page is
+    /// unwritten and the bytes are in live memory only.
+    pub fn saved_frame(&self, snapshot: &Live, page: PageIndex) -> Result<Option<Frame>> {
+        match self.find(snapshot, page)? {
+            Place::Copy(frame) => Ok(Some(frame)),
+            Place::Live(_) => Ok(None),
+        }
+    }
+
+    /// Pages whose bytes differ, or may differ, between two live snapshots, ascending.
+    ///
+    /// A page written between the two was saved while `older` was live and `newer` was not yet there:
+    /// the copy that serves `older` does not serve `newer`. Walks the copies, not the pages.
+    pub fn changed_between(&self, older: &Live, newer: &Live) -> Result<Vec<PageIndex>> {
+        let mut pages: Vec<PageIndex> = self
+            .store
+            .frames()
+            .map(|frame| self.store.meta(frame))
+            .filter(|meta| meta.serves(older.epoch.get()) && !meta.serves(newer.epoch.get()))
+            .map(|meta| meta.page())
+            .collect();
+        for snapshot in [older, newer] {
+            self.check(snapshot)?;
+        }
+        pages.sort_unstable();
+        pages.dedup();
+        Ok(pages)
+    }
+
+    /// Copies that serve a live snapshot.
+    pub fn copies_of(&self, snapshot: &Live) -> usize {
+        self.store
+            .frames()
+            .filter(|frame| self.store.meta(*frame).serves(snapshot.epoch.get()))
+            .count()
+    }
+
+    fn find(&self, snapshot: &Live, page: PageIndex) -> Result<Place> {
+        loop {
+            self.check(snapshot)?;
+            let word = self.table.load(page);
+            if word.epoch() >= snapshot.epoch {
+                let copy = self
+                    .versions
+                    .find(&self.store, page, snapshot.epoch)
+                    .map(Place::Copy);
+                return copy.ok_or_else(|| {
+                    debug_assert!(self.has_failed(snapshot), "a copy is missing");
+                    self.exhausted(snapshot)
+                });
+            }
+            if !word.is_claimed() {
+                return Ok(Place::Live(word));
+            }
+            self.table.wait_free(page);
+        }
+    }
+
+    fn check(&self, snapshot: &Live) -> Result<()> {
+        if self.has_failed(snapshot) {
+            return Err(self.exhausted(snapshot));
+        }
+        Ok(())
+    }
+
+    fn exhausted(&self, snapshot: &Live) -> Error {
+        Error::StoreExhausted {
+            snapshot: snapshot.epoch.get(),
+            limit: self.store.limit_bytes(),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A snapshot goes: its copies are handed to the older snapshots that need them, or freed.
+//!
+//! A copy is on the list of the newest live snapshot that it serves. When that one goes, the newest
+//! older one in the copy's interval inherits it, and the interval ends there; without one, nobody can
+//! ask for the copy any more and its frame is free. Dropping in any order so frees exactly what no
+//! living snapshot needs (invariant 4), at the cost of the dropped snapshot's own list.
+
+use crate::commit::Live;
+use crate::shared::Shared;
+use crate::store::Frame;
+use crate::sync::{Ordering, lock};
+use crate::sys;
+use crate::table::Epoch;
+
+/// Copies on their way to another snapshot's list.
+#[derive(Clone, Copy)]
+struct Inherited {
+    first: Frame,
+    last: Frame,
+}
+
+impl Shared {
+    /// Takes `snapshot` off the live list and deals with its copies. Its handles are gone.
+    pub fn release(&self, snapshot: &Live) {
+        let _one_at_a_time = lock(&self.reclaim);
+        let mut ledger = lock(&self.ledger);
+        let Some(at) = ledger
+            .live
+            .iter()
+            .position(|entry| entry.snapshot.epoch == snapshot.epoch)
+        else {
+            debug_assert!(false, "a snapshot was released twice");
+            return;
+        };
+        let is_newest = at + 1 == ledger.live.len();
+        let mut list = ledger.live[at].saved;
+        if is_newest {
+            let (epoch, saved) = match at.checked_sub(1).map(|at| &mut ledger.live[at]) {
+                Some(older) => (older.snapshot.epoch, older.saved.take()),
+                None => (Epoch::ZERO, None),
+            };
+            // Handlers inside may be publishing copies for this snapshot: let them finish first.
+            let masked = sys::signal::Masked::new();
+            self.gate.close();
+            list = self.versions.swap_saved(saved);
+            self.set_newest(epoch);
+            self.gate.open();
+            drop(masked);
+        }
+        ledger.live.remove(at);
+        // Nobody else removes snapshots meanwhile, and those that come are newer.
+        let older: Vec<Epoch> = ledger.live[..at]
+            .iter()
+            .map(|entry| entry.snapshot.epoch)
+            .collect();
+        let was_last = ledger.live.is_empty();
+        drop(ledger);
+
+        let mut inherited: Vec<Option<Inherited>> = vec![None; older.len()];
+        let mut freed = None;
+        while let Some(frame) = list {
+            let meta = self.store.meta(frame);
+            list = meta.listed.load(Ordering::Relaxed);
+            let after = Epoch::new(meta.after.load(Ordering::Relaxed));
+            let heirs = older.partition_point(|epoch| *epoch <= after)..older.len();
+            if let Some(heir) = heirs.last() {
+                meta.upto.store(older[heir].get(), Ordering::Release);
+                let chain = &mut inherited[heir];
+                meta.listed
+                    .store(chain.map(|chain| chain.first), Ordering::Relaxed);
+                *chain = Some(Inherited {
+                    first: frame,
+                    last: chain.map_or(frame, |chain| chain.last),
+                });
+            } else {
+                self.versions.unlink(&self.store, frame);
+                meta.listed.store(freed, Ordering::Relaxed);
+                freed = Some(frame);
+            }
+        }
+        self.hand_over(&older, &inherited);
+        self.free(freed);
+        if was_last {
+            self.store.trim(self.frames_kept());
+        }
+    }
+
+    /// Puts inherited copies on their heirs' lists.
+    fn hand_over(&self, heirs: &[Epoch], inherited: &[Option<Inherited>]) {
+        let mut ledger = lock(&self.ledger);
+        for (heir, chain) in heirs.iter().zip(inherited) {
+            let Some(chain) = chain else { continue };
+            let newest = ledger.live.len() - 1;
+            let at = ledger
+                .live
+                .partition_point(|entry| entry.snapshot.epoch < *heir);
+            if at == newest {
+                // Handlers push to this list too.
+                self.versions
+                    .splice_saved(&self.store, chain.first, chain.last);
+            } else {
+                let saved = &mut ledger.live[at].saved;
+                self.store
+                    .meta(chain.last)
+                    .listed
+                    .store(*saved, Ordering::Relaxed);
+                *saved = Some(chain.first);
+            }
+        }
+    }
+
+    /// Recycles frames that are off their chains, once no reader can be looking at them.
+    fn free(&self, mut list: Option<Frame>) {
+        if list.is_none() {
+            return;
+        }
+        self.versions.readers.close();
+        self.versions.readers.open();
+        while let Some(frame) = list {
+            list = self.store.meta(frame).listed.load(Ordering::Relaxed);
+            self.store.put(frame);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What an arena's handle, its snapshots and the fault handler share.
+//!
+//! The operations on it are one file each: [`crate::fault`] (a page is made writable),
+//! [`crate::commit`] (a snapshot is taken), [`crate::release`] (one goes), [`crate::read`] (a frozen page
+//! is read), [`crate::guard`] (a range is kept writable).
+
+use std::io;
+
+use crate::commit::Ledger;
+use crate::dirty::DirtySet;
+use crate::gate::Gate;
+use crate::mappings::Mappings;
+use crate::page::{PageRange, PageSize};
+use crate::stats::{Counters, Stats};
+use crate::store::Store;
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, lock};
+use crate::sys::Engine;
+use crate::table::{Epoch, Table};
+use crate::versions::Versions;
+
+pub(crate) struct Shared {
+    pub page_size: PageSize,
+    pub pages: usize,
+    pub engine: Engine,
+    pub table: Table,
+    pub dirty: DirtySet,
+    pub store: Store,
+    pub versions: Versions,
+    /// Passed by everybody who disarms pages; closed by a commit, the drop of the newest snapshot and
+    /// the last way out of the mapping wall. The next three change only while it is closed.
+    pub gate: Gate,
+    epoch: AtomicU64,
+    newest: AtomicU64,
+    /// An arming call failed half way: pages of the dirty set may be armed.
+    pub half_armed: AtomicBool,
+    /// Live snapshots newer than this have lost a page since the last commit; `NEVER` when none has.
+    pub fail_floor: AtomicU64,
+    pub ledger: Mutex<Ledger>,
+    pub guard_gone: Condvar,
+    /// Held by the one who drops a snapshot, for as long as that takes.
+    pub reclaim: Mutex<()>,
+    pub mappings: Mappings,
+    pub counters: Counters,
+}
+
+impl Shared {
+    pub fn new(page_size: PageSize, pages: usize, store_limit: usize) -> io::Result<Self> {
+        Ok(Self {
+            page_size,
+            pages,
+            engine: Engine::new(pages, page_size)?,
+            table: Table::new(pages)?,
+            dirty: DirtySet::new(pages)?,
+            store: Store::new(page_size, pages, store_limit),
+            versions: Versions::new(pages)?,
+            gate: Gate::new(),
+            epoch: AtomicU64::new(0),
+            newest: AtomicU64::new(0),
+            half_armed: AtomicBool::new(false),
+            fail_floor: AtomicU64::new(Epoch::NEVER.get()),
+            ledger: Mutex::new(Ledger::default()),
+            guard_gone: Condvar::new(),
+            reclaim: Mutex::new(()),
+            mappings: Mappings::new(),
+            counters: Counters::default(),
+        })
+    }
+
+    pub fn all_pages(&self) -> PageRange {
+        PageRange::all(self.pages)
+    }
+
+    /// Number of the newest snapshot ever taken. Does not change for who is inside the gate.
+    pub fn epoch(&self) -> Epoch {
+        Epoch::new(self.epoch.load(Ordering::Relaxed))
+    }
+
+    /// Number of the newest snapshot that lives, or zero. Does not change for who is inside the gate.
+    pub fn newest(&self) -> Epoch {
+        Epoch::new(self.newest.load(Ordering::Relaxed))
+    }
+
+    /// Only with the gate closed and drained.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        self.epoch.store(epoch.get(), Ordering::Relaxed);
+    }
+
+    /// Only with the gate closed and drained.
+    pub fn set_newest(&self, epoch: Epoch) {
+        self.newest.store(epoch.get(), Ordering::Relaxed);
+    }
+
+    pub fn stats(&self) -> Stats {
+        let page = self.page_size.bytes() as u64;
+        let live = lock(&self.ledger).live.len() as u64;
+        let mut stats = self.counters.read(page);
+        stats.live_snapshots = live;
+        stats.store_bytes = self.store.in_use() as u64 * page;
+        stats.store_bytes_peak = self.store.in_use_peak() as u64 * page;
+        stats.vma_peak = self.mappings.peak();
+        stats.drains = self.gate.drains();
+        stats
+    }
+}

@@ -1,0 +1,221 @@
+//! The snapshot: a point in time of one arena.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::commit::Live;
+use crate::error::{Error, Result};
+use crate::home::Home;
+use crate::page::PageIndex;
+use crate::pages::{Page, Pages};
+use crate::reader::SnapshotReader;
+
+/// A point in time of one arena: its bytes as they were then, whatever was written since.
+///
+/// Cheap to clone; all clones are the same snapshot, which goes when the last of them is dropped. Any
+/// number of snapshots may live at once, be used on any thread, be dropped in any order and outlive
+/// their arena.
+///
+/// Reading never holds up writers. A page that was overwritten is read from the copy that was saved; all
+/// others are read from the arena's memory.
+///
+/// Dropping a snapshot takes time for the copies that it holds (well under a microsecond each).
+#[derive(Clone)]
+pub struct Snapshot {
+    held: Arc<Held>,
+}
+
+/// What goes with the last handle.
+struct Held {
+    home: Arc<Home>,
+    live: Arc<Live>,
+}
+
+/// What one snapshot is and holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SnapshotStats {
+    /// The snapshot's number, counted from 1 within its arena.
+    pub number: u64,
+    /// Its length in pages.
+    pub pages: u64,
+    /// Pages that it reads from saved copies, some of which other snapshots may share.
+    pub pages_saved: u64,
+    /// The same in bytes.
+    pub bytes_saved: u64,
+    /// It lost a page to an exhausted store; reads fail.
+    pub failed: bool,
+}
+
+impl Snapshot {
+    pub(crate) fn new(home: Arc<Home>, live: Arc<Live>) -> Self {
+        Self {
+            held: Arc::new(Held { home, live }),
+        }
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.held.home
+    }
+
+    pub(crate) fn live(&self) -> &Live {
+        &self.held.live
+    }
+
+    /// Length in bytes: that of the arena.
+    #[expect(clippy::len_without_is_empty, reason = "an arena is never empty")]
+    pub fn len(&self) -> usize {
+        self.held.home.engine.memory().len()
+    }
+
+    /// Size of a page in bytes.
+    pub fn page_size(&self) -> usize {
+        self.held.home.page_size.bytes()
+    }
+
+    /// Length in pages.
+    pub fn page_count(&self) -> usize {
+        self.held.home.pages
+    }
+
+    /// Copies the frozen bytes from `offset` on into `buf`, all of it.
+    ///
+    /// ```
+    /// let mut arena = pagecow::Arena::new(4096)?;
+    /// arena[10] = 1;
+    /// let snapshot = arena.snapshot()?;
+    /// arena[10] = 2;
+    /// let mut byte = [0];
+    /// snapshot.read_at(10, &mut byte)?;
+    /// assert_eq!(byte, [1]);
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`] when that is not inside the arena; [`Error::StoreExhausted`] when the
+    /// snapshot has failed, in which case `buf` holds nothing of use.
+    pub fn read_at(&self, offset: usize, buf: &mut [u8]) -> Result<()> {
+        let len = self.len();
+        let end = offset.saturating_add(buf.len());
+        if end > len {
+            return Err(Error::OutOfBounds {
+                start: offset,
+                end,
+                len,
+            });
+        }
+        let page_size = self.home().page_size;
+        let mut at = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let page = page_size.page_of(at);
+            let within = at - page_size.offset_of(page);
+            let (now, later) = rest.split_at_mut(rest.len().min(page_size.bytes() - within));
+            self.home().read(self.live(), page, within, now)?;
+            at += now.len();
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// One frozen page.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchPage`]; [`Error::StoreExhausted`] when the snapshot has failed.
+    pub fn page(&self, index: usize) -> Result<Page> {
+        let count = self.page_count();
+        let page = PageIndex::checked(index, count).ok_or(Error::NoSuchPage { index, count })?;
+        Page::read(self, page)
+    }
+
+    /// All frozen pages, from the first to the last.
+    ///
+    /// Ends after the first error: a snapshot that has failed stays so.
+    pub fn pages(&self) -> Pages {
+        Pages::new(self.clone())
+    }
+
+    /// The frozen bytes as a stream.
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// let mut arena = pagecow::Arena::new(4096)?;
+    /// arena[..3].copy_from_slice(b"abc");
+    /// let snapshot = arena.snapshot()?;
+    /// let mut bytes = Vec::new();
+    /// snapshot.reader().take(3).read_to_end(&mut bytes)?;
+    /// assert_eq!(bytes, b"abc");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reader(&self) -> SnapshotReader {
+        SnapshotReader::new(self.clone())
+    }
+
+    /// The pages that were written after `older` and before this snapshot, as ranges of page indices,
+    /// ascending, not touching each other.
+    ///
+    /// Never misses a page that was written. May name pages that were not: such as were saved and
+    /// disarmed along with a neighbour because mappings ran short, or made writable by
+    /// [`writable`](crate::Arena::writable). Costs time for the copies in the store, not for pages.
+    ///
+    /// ```
+    /// let mut arena = pagecow::Arena::new(1 << 20)?;
+    /// let page = arena.page_size();
+    /// let older = arena.snapshot()?;
+    /// arena[3 * page] = 1;
+    /// arena[4 * page] = 1;
+    /// let newer = arena.snapshot()?;
+    /// assert_eq!(newer.changed_since(&older)?, [3..5]);
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotOlder`] when `older` is newer, or of another arena; [`Error::StoreExhausted`] when
+    /// one of the two has failed.
+    pub fn changed_since(&self, older: &Self) -> Result<Vec<Range<usize>>> {
+        let number = self.live().epoch;
+        let other = older.live().epoch;
+        let same_arena = Arc::ptr_eq(&self.held.home, &older.held.home);
+        if !same_arena || other > number {
+            return Err(Error::NotOlder {
+                snapshot: number.get(),
+                other: same_arena.then_some(other.get()),
+            });
+        }
+        let pages = self.home().changed_between(older.live(), self.live())?;
+        let runs = pages.chunk_by(|a, b| a.get() + 1 == b.get());
+        Ok(runs
+            .map(|run| run[0].get()..run[0].get() + run.len())
+            .collect())
+    }
+
+    /// What this snapshot holds. Walks the copies in the store.
+    pub fn stats(&self) -> SnapshotStats {
+        let saved = self.home().copies_of(self.live()) as u64;
+        SnapshotStats {
+            number: self.live().epoch.get(),
+            pages: self.page_count() as u64,
+            pages_saved: saved,
+            bytes_saved: saved * self.page_size() as u64,
+            failed: self.home().has_failed(self.live()),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.home.release(&self.live);
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("number", &self.live().epoch.get())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,251 @@
+//! Counters: what the snapshots of an arena cost.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What an arena's snapshots have cost so far.
+///
+/// Counters are exact and only grow, unless said otherwise. Each is exact by itself; while writers run,
+/// two of them may be a few faults apart. `faults - spurious_faults - soft_faults` is the number of
+/// faults that saved a page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Refused stores to this arena that the handler dealt with.
+    pub faults: u64,
+    /// Faults on a page that another thread had made writable meanwhile.
+    pub spurious_faults: u64,
+    /// Faults on a page that was made writable without a copy: no live snapshot needed one, or the
+    /// store had no frame to give.
+    pub soft_faults: u64,
+    /// Copies made, by faults, by `writable`, and ahead of writes.
+    pub pages_saved: u64,
+    /// The same in bytes.
+    pub bytes_saved: u64,
+    /// Copies made of pages that nobody had written yet: the way out when mappings run short.
+    pub pages_saved_ahead: u64,
+    /// Signals and faults passed on to the handler that was there before, in the whole process.
+    pub foreign_faults: u64,
+    /// System calls that changed page protection.
+    pub protect_calls: u64,
+    /// Snapshots taken.
+    pub snapshots: u64,
+    /// Snapshots alive now.
+    pub live_snapshots: u64,
+    /// Bytes of the store that hold copies now.
+    pub store_bytes: u64,
+    /// The most bytes of the store that held copies at one time.
+    pub store_bytes_peak: u64,
+    /// The most kernel mappings that the arena consisted of at one time (own estimate: exact with one
+    /// writer thread).
+    pub vma_peak: u64,
+    /// How often mappings ran short, so that more than the written page was saved and disarmed.
+    pub wall_exits: u64,
+    /// How often a reader had to read a page again because a writer opened it meanwhile.
+    pub reader_retries: u64,
+    /// How often taking or dropping a snapshot had to wait for a fault in progress.
+    pub drains: u64,
+    /// How long the last snapshot kept writers that faulted from going on. Not a counter.
+    pub last_pause: Duration,
+    /// The part of it that arming took. Not a counter.
+    pub last_arm: Duration,
+    /// How long the faults that saved a page took inside the handler.
+    pub save_latency: Histogram,
+}
+
+/// A histogram with a bucket for each power of two of nanoseconds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Histogram {
+    counts: [u64; Histogram::BUCKETS],
+}
+
+impl Histogram {
+    const BUCKETS: usize = 40;
+
+    /// The buckets that are not empty, ascending: (upper bound in nanoseconds, exclusive; count).
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.counts
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0)
+            .map(|(bucket, count)| (1 << bucket, *count))
+    }
+
+    /// How many values were recorded.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The upper bound, in nanoseconds, of the bucket in which the fraction `q` (0 to 1) of the values is
+    /// reached; `None` when there are no values.
+    pub fn quantile(&self, q: f64) -> Option<u64> {
+        let total = self.count();
+        let wanted = ((total as f64 * q.clamp(0.0, 1.0)).ceil() as u64).max(1);
+        let mut seen = 0;
+        self.buckets()
+            .find(|(_, count)| {
+                seen += count;
+                seen >= wanted
+            })
+            .map(|(bound, _)| bound)
+    }
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self {
+            counts: [0; Self::BUCKETS],
+        }
+    }
+}
+
+impl std::fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.buckets()).finish()
+    }
+}
+
+/// The counters behind [`Stats`]. They order nothing, so they are plain and relaxed, in models too.
+pub(crate) struct Counters {
+    faults: AtomicU64,
+    spurious_faults: AtomicU64,
+    soft_faults: AtomicU64,
+    pages_saved: AtomicU64,
+    pages_saved_ahead: AtomicU64,
+    protect_calls: AtomicU64,
+    snapshots: AtomicU64,
+    saved_at_commit: AtomicU64,
+    wall_exits: AtomicU64,
+    reader_retries: AtomicU64,
+    last_pause_ns: AtomicU64,
+    last_arm_ns: AtomicU64,
+    save_latency: [AtomicU64; Histogram::BUCKETS],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            faults: zero(),
+            spurious_faults: zero(),
+            soft_faults: zero(),
+            pages_saved: zero(),
+            pages_saved_ahead: zero(),
+            protect_calls: zero(),
+            snapshots: zero(),
+            saved_at_commit: zero(),
+            wall_exits: zero(),
+            reader_retries: zero(),
+            last_pause_ns: zero(),
+            last_arm_ns: zero(),
+            save_latency: std::array::from_fn(|_| zero()),
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, by: u64) {
+    if by != 0 {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+impl Counters {
+    #[cfg(not(loom))]
+    pub fn saved_fault(&self, nanoseconds: u64) {
+        add(&self.faults, 1);
+        let bucket = (u64::BITS - nanoseconds.leading_zeros()) as usize;
+        add(&self.save_latency[bucket.min(Histogram::BUCKETS - 1)], 1);
+    }
+
+    #[cfg(not(loom))]
+    pub fn soft_fault(&self) {
+        add(&self.faults, 1);
+        add(&self.soft_faults, 1);
+    }
+
+    #[cfg(not(loom))]
+    pub fn spurious_fault(&self) {
+        add(&self.faults, 1);
+        add(&self.spurious_faults, 1);
+    }
+
+    /// `pages` copies were made, `ahead` of them of pages that nobody had written yet.
+    pub fn pages_saved(&self, pages: u64, ahead: u64) {
+        add(&self.pages_saved, pages);
+        add(&self.pages_saved_ahead, ahead);
+    }
+
+    pub fn protect_call(&self) {
+        add(&self.protect_calls, 1);
+    }
+
+    pub fn wall_exit(&self) {
+        add(&self.wall_exits, 1);
+    }
+
+    pub fn reader_retry(&self) {
+        add(&self.reader_retries, 1);
+    }
+
+    pub fn committed(&self, pause: Duration, arm: Duration) {
+        add(&self.snapshots, 1);
+        let saved = self.pages_saved.load(Ordering::Relaxed);
+        self.saved_at_commit.store(saved, Ordering::Relaxed);
+        self.last_pause_ns
+            .store(pause.as_nanos() as u64, Ordering::Relaxed);
+        self.last_arm_ns
+            .store(arm.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Copies made since the last snapshot was taken.
+    pub fn saved_since_commit(&self) -> u64 {
+        let saved = self.pages_saved.load(Ordering::Relaxed);
+        saved - self.saved_at_commit.load(Ordering::Relaxed)
+    }
+
+    /// The counters that are kept here; `page` is the page size in bytes.
+    pub fn read(&self, page: u64) -> Stats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            faults: get(&self.faults),
+            spurious_faults: get(&self.spurious_faults),
+            soft_faults: get(&self.soft_faults),
+            pages_saved: get(&self.pages_saved),
+            bytes_saved: get(&self.pages_saved) * page,
+            pages_saved_ahead: get(&self.pages_saved_ahead),
+            protect_calls: get(&self.protect_calls),
+            snapshots: get(&self.snapshots),
+            wall_exits: get(&self.wall_exits),
+            reader_retries: get(&self.reader_retries),
+            last_pause: Duration::from_nanos(get(&self.last_pause_ns)),
+            last_arm: Duration::from_nanos(get(&self.last_arm_ns)),
+            save_latency: Histogram {
+                counts: std::array::from_fn(|bucket| get(&self.save_latency[bucket])),
+            },
+            ..Stats::default()
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_histogram_puts_values_into_powers_of_two() {
+        let counters = Counters::default();
+        for nanoseconds in [0, 1, 1023, 1024, u64::MAX] {
+            counters.saved_fault(nanoseconds);
+        }
+        let stats = counters.read(4096);
+        let buckets: Vec<_> = stats.save_latency.buckets().collect();
+        assert_eq!(
+            buckets,
+            [(1, 1), (2, 1), (1024, 1), (2048, 1), (1 << 39, 1)]
+        );
+        assert_eq!(stats.save_latency.quantile(0.5), Some(1024));
+        assert_eq!(stats.save_latency.quantile(1.0), Some(1 << 39));
+        assert_eq!(Histogram::default().quantile(0.5), None);
+        assert_eq!(stats.faults, 5);
+    }
+}

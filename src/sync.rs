@@ -1,0 +1,78 @@
+//! The one switch between `std` and `loom`.
+//!
+//! Everything that takes part in the fault protocol gets its atomics, locks and waiting from here, so
+//! that the models run the code that ships.
+
+#[cfg(loom)]
+use loom as from;
+#[cfg(not(loom))]
+use std as from;
+
+pub(crate) use from::sync::{
+    Arc, Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+};
+pub(crate) use from::thread::ThreadId;
+pub(crate) use from::thread_local;
+
+use crate::sys;
+
+pub(crate) fn current_thread() -> ThreadId {
+    from::thread::current().id()
+}
+
+/// Locks, whether or not a holder panicked: nothing under our locks is left half changed by a panic.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Waits on `condvar`; as [`lock`], indifferent to poison.
+pub(crate) fn wait_on<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condvar
+        .wait(guard)
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// How often a waiter looks again before it sleeps. The one waited for needs a few microseconds when it
+/// runs; with few cores it may not be running, so the spin is short.
+#[cfg(not(loom))]
+const SPINS: u32 = 64;
+#[cfg(loom)]
+const SPINS: u32 = 0;
+
+/// Returns once `done` holds: looks a few times, then sleeps by `sleep` between looks.
+///
+/// Async-signal-safe when `done` and `sleep` are.
+pub(crate) fn wait_until(done: impl Fn() -> bool, sleep: impl Fn()) {
+    for _ in 0..SPINS {
+        if done() {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+    while !done() {
+        sleep();
+    }
+}
+
+/// Sleeps while `word` still holds `seen`; may wake early. Async-signal-safe.
+pub(crate) fn sleep_u32(word: &AtomicU32, seen: u32) {
+    sys::futex::wait_u32(word, seen);
+}
+
+/// Sleeps while the low half of `word` still holds that of `seen`; may wake early. Async-signal-safe.
+pub(crate) fn sleep_u64(word: &AtomicU64, seen: u64) {
+    sys::futex::wait_u64(word, seen);
+}
+
+/// Wakes all who sleep on `word`. Async-signal-safe.
+pub(crate) fn wake_u32(word: &AtomicU32) {
+    sys::futex::wake_u32(word);
+}
+
+/// Wakes all who sleep on `word`. Async-signal-safe.
+pub(crate) fn wake_u64(word: &AtomicU64) {
+    sys::futex::wake_u64(word);
+}

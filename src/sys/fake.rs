@@ -1,0 +1,225 @@
+//! A system made of loom's atomics, for the models.
+//!
+//! What it keeps of the real one: a store to an armed page is refused; `arm` and `disarm` go page by
+//! page, so that others run in between; when `arm` has returned for a page no store to it succeeds any
+//! more (the lock is the TLB shootdown); a store that succeeds is visible to who learns of it.
+
+use std::io;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool as PlainBool, AtomicUsize as PlainUsize, Ordering as Plain};
+
+use loom::sync::Mutex;
+use loom::sync::atomic::{AtomicU8, Ordering};
+
+use super::{ProtectError, ZeroValid};
+use crate::page::{PageIndex, PageRange, PageSize};
+
+/// Bytes, each an atomic of its own: a reader may get any mixture that the memory model allows.
+pub(crate) struct Memory {
+    bytes: Vec<AtomicU8>,
+}
+
+impl Memory {
+    pub fn new(pages: usize, page_size: PageSize) -> io::Result<Self> {
+        let bytes = (0..pages * page_size.bytes()).map(|_| AtomicU8::new(0));
+        Ok(Self {
+            bytes: bytes.collect(),
+        })
+    }
+
+    pub fn copy_page(&self, to: PageIndex, from: &Self, page: PageIndex, page_size: PageSize) {
+        for byte in 0..page_size.bytes() {
+            let value = from.bytes[page_size.offset_of(page) + byte].load(Ordering::Relaxed);
+            self.bytes[page_size.offset_of(to) + byte].store(value, Ordering::Relaxed);
+        }
+    }
+
+    pub fn read(&self, start: usize, into: &mut [u8]) {
+        for (byte, value) in into.iter_mut().enumerate() {
+            *value = self.bytes[start + byte].load(Ordering::Relaxed);
+        }
+    }
+
+    pub fn populate(&self, _range: PageRange, _page_size: PageSize) {}
+
+    pub fn discard(&self, _range: PageRange, _page_size: PageSize) {}
+}
+
+pub(crate) struct Engine {
+    memory: Memory,
+    /// Whether each page is writable; the lock is held while a store is made.
+    writable: Vec<Mutex<bool>>,
+    /// Refuse calls that are not over the whole arena, as a kernel without mappings to give does.
+    pub no_mappings: PlainBool,
+    /// Fail the next call to `arm` after its first page.
+    pub fail_arming: PlainBool,
+    pub disarm_calls: PlainUsize,
+}
+
+impl Engine {
+    pub fn new(pages: usize, page_size: PageSize) -> io::Result<Self> {
+        Ok(Self {
+            memory: Memory::new(pages, page_size)?,
+            writable: (0..pages).map(|_| Mutex::new(true)).collect(),
+            no_mappings: PlainBool::new(false),
+            fail_arming: PlainBool::new(false),
+            disarm_calls: PlainUsize::new(0),
+        })
+    }
+
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub fn arm(&self, range: PageRange) -> Result<(), ProtectError> {
+        for page in range.iter() {
+            self.set(page, false);
+            if self.fail_arming.swap(false, Plain::Relaxed) {
+                return Err(ProtectError::NoMappings);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn disarm(&self, range: PageRange) -> Result<(), ProtectError> {
+        self.disarm_calls.fetch_add(1, Plain::Relaxed);
+        if self.no_mappings.load(Plain::Relaxed) && range.count() != self.writable.len() {
+            return Err(ProtectError::NoMappings);
+        }
+        for page in range.iter() {
+            self.set(page, true);
+        }
+        Ok(())
+    }
+
+    fn set(&self, page: PageIndex, writable: bool) {
+        *self.writable[page.get()].lock().expect("no panics") = writable;
+    }
+
+    pub fn is_writable(&self, page: PageIndex) -> bool {
+        *self.writable[page.get()].lock().expect("no panics")
+    }
+
+    /// What the processor does with a store: all of it, or a fault (`false`).
+    pub fn store(&self, page: PageIndex, offset: usize, value: u8) -> bool {
+        let writable = self.writable[page.get()].lock().expect("no panics");
+        if *writable {
+            self.memory.bytes[offset].store(value, Ordering::Relaxed);
+        }
+        *writable
+    }
+
+    /// As [`store`](Self::store), for a read-modify-write: nothing is lost when two threads add.
+    pub fn add(&self, page: PageIndex, offset: usize, value: u8) -> bool {
+        let writable = self.writable[page.get()].lock().expect("no panics");
+        if *writable {
+            self.memory.bytes[offset].fetch_add(value, Ordering::Relaxed);
+        }
+        *writable
+    }
+
+    /// What is in live memory now.
+    pub fn load(&self, offset: usize) -> u8 {
+        self.memory.bytes[offset].load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) struct Zeroed<T> {
+    values: Vec<T>,
+}
+
+impl<T: ZeroValid> Zeroed<T> {
+    pub fn new(count: usize) -> io::Result<Self> {
+        Ok(Self {
+            values: (0..count).map(|_| T::default()).collect(),
+        })
+    }
+}
+
+impl<T> Deref for Zeroed<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.values
+    }
+}
+
+/// One lock and one condition for all words: sleepers wake early, and a wake-up that was forgotten is a
+/// deadlock that loom reports.
+pub(crate) mod futex {
+    use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+    use loom::sync::{Condvar, Mutex};
+
+    loom::lazy_static! {
+        static ref LOCK: Mutex<()> = Mutex::new(());
+        static ref WOKEN: Condvar = Condvar::new();
+    }
+
+    fn wait(unchanged: impl FnOnce() -> bool) {
+        let held = LOCK.lock().expect("no panics");
+        if unchanged() {
+            drop(WOKEN.wait(held).expect("no panics"));
+        }
+    }
+
+    fn wake() {
+        drop(LOCK.lock().expect("no panics"));
+        WOKEN.notify_all();
+    }
+
+    pub(crate) fn wait_u32(word: &AtomicU32, seen: u32) {
+        wait(|| word.load(Ordering::SeqCst) == seen);
+    }
+
+    pub(crate) fn wait_u64(word: &AtomicU64, seen: u64) {
+        wait(|| word.load(Ordering::SeqCst) as u32 == seen as u32);
+    }
+
+    pub(crate) fn wake_u32(_word: &AtomicU32) {
+        wake();
+    }
+
+    pub(crate) fn wake_u64(_word: &AtomicU64) {
+        wake();
+    }
+}
+
+pub(crate) mod signal {
+    pub(crate) struct Masked;
+
+    impl Masked {
+        pub fn new() -> Self {
+            Self
+        }
+    }
+
+    impl Drop for Masked {
+        fn drop(&mut self) {}
+    }
+}
+
+pub(crate) mod clock {
+    pub(crate) fn now() -> u64 {
+        0
+    }
+
+    pub(crate) fn since(_earlier: u64) -> u64 {
+        0
+    }
+}
+
+pub(crate) mod mappings {
+    pub(crate) fn in_use() -> usize {
+        0
+    }
+
+    pub(crate) fn limit() -> usize {
+        1000
+    }
+
+    pub(crate) fn add(_change: i64) {}
+}
+
+pub(crate) fn die(text: &'static str) -> ! {
+    panic!("{text}")
+}

@@ -1,0 +1,81 @@
+//! What the kernel says of a fault, for each processor.
+
+#![allow(unsafe_code, reason = "siginfo and ucontext are C structures")]
+
+/// A write to memory that is mapped but not writable: the only kind of fault that can be ours.
+///
+/// Returns the address of the store, or `None` for every other fault: reads, jumps, unmapped addresses
+/// (`SEGV_MAPERR`), protection keys, and signals that were sent (`si_code <= 0`).
+///
+/// # Safety
+///
+/// `info` and `context` are what the kernel passed to a `SA_SIGINFO` handler of SIGSEGV.
+pub(super) unsafe fn refused_store(
+    info: *const libc::siginfo_t,
+    context: *const libc::c_void,
+) -> Option<usize> {
+    const SEGV_ACCERR: i32 = 2;
+    // SAFETY: the kernel passes a valid siginfo (this function's contract).
+    let info = unsafe { &*info };
+    // SAFETY: the kernel passes a valid ucontext.
+    if info.si_code != SEGV_ACCERR || !unsafe { is_store(context.cast()) } {
+        return None;
+    }
+    // SAFETY: with this code the kernel fills in the address.
+    let address = unsafe { info.si_addr() };
+    Some(address as usize)
+}
+
+/// The page-fault error code: bit 1 is set for a write (Intel SDM volume 3, "Interrupt 14").
+///
+/// # Safety
+///
+/// `context` is a valid ucontext of a SIGSEGV.
+#[cfg(target_arch = "x86_64")]
+unsafe fn is_store(context: *const libc::ucontext_t) -> bool {
+    // SAFETY: a valid ucontext (this function's contract).
+    let error = unsafe { (*context).uc_mcontext.gregs[libc::REG_ERR as usize] };
+    error & 2 != 0
+}
+
+/// The exception syndrome, one of the records behind the registers: bit 6 (WnR) is set for a write
+/// (Arm ARM, "ESR_EL1", data aborts; Linux `asm/sigcontext.h` for the records).
+///
+/// # Safety
+///
+/// `context` is a valid ucontext of a SIGSEGV.
+#[cfg(target_arch = "aarch64")]
+unsafe fn is_store(context: *const libc::ucontext_t) -> bool {
+    const RECORDS: usize = 4096;
+    const ESR_MAGIC: u32 = 0x4553_5201;
+    const HEAD: usize = 8;
+    // SAFETY: a valid ucontext (this function's contract); only the address is taken.
+    let machine = unsafe { &raw const (*context).uc_mcontext };
+    // The records are the last member of the structure, 16-byte aligned and 4096 bytes long.
+    let start = machine.wrapping_add(1).cast::<u8>().wrapping_sub(RECORDS);
+    let mut offset = 0;
+    while offset + HEAD + 8 <= RECORDS {
+        let record = start.wrapping_add(offset);
+        // SAFETY: inside the 4096 bytes of records.
+        let magic = unsafe { record.cast::<u32>().read_unaligned() };
+        // SAFETY: as above; each record starts with magic and size.
+        let size = unsafe { record.wrapping_add(4).cast::<u32>().read_unaligned() } as usize;
+        if magic == ESR_MAGIC {
+            // SAFETY: as above; the syndrome follows the head.
+            let esr = unsafe { record.wrapping_add(HEAD).cast::<u64>().read_unaligned() };
+            let class = esr >> 26;
+            let data_abort = class == 0x24 || class == 0x25;
+            return data_abort && esr & (1 << 6) != 0;
+        }
+        if magic == 0 || size < HEAD {
+            break;
+        }
+        offset += size;
+    }
+    false
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!(
+    "pagecow does not know how this processor reports a write fault; see src/sys/linux/context.rs"
+);

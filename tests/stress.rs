@@ -1,0 +1,213 @@
+//! Writers, snapshotting threads and readers against each other, all on the same few pages.
+//!
+//! A few seconds by default; `PAGECOW_STRESS_SECONDS=60` is the long form, which also insists on having met
+//! each kind of race.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pagecow::{Arena, Snapshot, Snapshotter};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+const PAGES: u64 = 32;
+const WRITERS: u64 = 4;
+/// Odd, so that a writer visits all pages before it comes back to one.
+const STRIDE: u64 = 13;
+const LIVE: usize = 6;
+
+/// Words of a page: one a writer for what it stores, one a writer for a counter that all of them add
+/// to, both far apart.
+fn word(page: u64, words_per_page: u64, slot: u64) -> usize {
+    (page * words_per_page + slot * 61) as usize
+}
+
+fn page_of(op: u64) -> u64 {
+    op * STRIDE % PAGES
+}
+
+/// The last operation up to `last` that stored to `page`, or 0.
+fn expected(last: u64, page: u64) -> u64 {
+    (0..PAGES)
+        .filter_map(|back| last.checked_sub(back))
+        .find(|op| page_of(*op) == page)
+        .unwrap_or(0)
+}
+
+/// What one snapshot must fulfil, whenever and how often it is read.
+fn check(snapshot: &Snapshot) -> Vec<u8> {
+    let mut bytes = vec![0; snapshot.len()];
+    snapshot.read_at(0, &mut bytes).unwrap();
+    let words: Vec<u64> = bytes
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|word| u64::from_ne_bytes(*word))
+        .collect();
+    let per_page = snapshot.page_size() as u64 / 8;
+    // Each writer's stores are a prefix of its order.
+    let mut total = 0;
+    for writer in 0..WRITERS {
+        let slots: Vec<u64> = (0..PAGES)
+            .map(|page| words[word(page, per_page, writer)])
+            .collect();
+        let last = *slots.iter().max().unwrap();
+        for (page, value) in slots.iter().enumerate() {
+            assert_eq!(
+                *value,
+                expected(last, page as u64),
+                "writer {writer}, page {page}"
+            );
+        }
+        total += last;
+    }
+    // Writers add to the common counter after they stored, so it is behind by at most one each.
+    let counter = words[word(0, per_page, WRITERS)];
+    assert!(
+        counter <= total && total <= counter + WRITERS,
+        "{counter} of {total}"
+    );
+    bytes
+}
+
+fn write(words: &[AtomicU64], per_page: u64, writer: u64, stop: &AtomicBool) -> u64 {
+    let counter = &words[word(0, per_page, WRITERS)];
+    let mut op = 0;
+    while !stop.load(Ordering::Relaxed) {
+        op += 1;
+        words[word(page_of(op), per_page, writer)].store(op, Ordering::Release);
+        counter.fetch_add(1, Ordering::AcqRel);
+    }
+    op
+}
+
+fn take(snapshotter: &Snapshotter, live: &Mutex<VecDeque<Snapshot>>, seed: u64, stop: &AtomicBool) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    while !stop.load(Ordering::Relaxed) {
+        let snapshot = snapshotter.snapshot().unwrap();
+        let mut dropped = Vec::new();
+        let mut live = live.lock().unwrap();
+        live.push_back(snapshot);
+        while live.len() > LIVE || (!live.is_empty() && rng.random_ratio(1, 3)) {
+            let which = rng.random_range(0..live.len());
+            dropped.extend(live.remove(which));
+        }
+        drop(live);
+    }
+}
+
+fn read(live: &Mutex<VecDeque<Snapshot>>, seed: u64, stop: &AtomicBool, checked: &AtomicU64) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut kept: Option<(Snapshot, Vec<u8>)> = None;
+    while !stop.load(Ordering::Relaxed) {
+        let picked = {
+            let live = live.lock().unwrap();
+            (!live.is_empty()).then(|| live[rng.random_range(0..live.len())].clone())
+        };
+        let Some(snapshot) = picked else {
+            std::thread::yield_now();
+            continue;
+        };
+        let bytes = check(&snapshot);
+        checked.fetch_add(1, Ordering::Relaxed);
+        if let Some((other, before)) = &kept {
+            assert!(check(other) == *before, "a snapshot changed");
+            compare((other, before), (&snapshot, &bytes));
+        }
+        if rng.random_ratio(1, 4) {
+            kept = Some((snapshot, bytes));
+        }
+    }
+}
+
+/// Pages that differ are among those that are said to have changed.
+fn compare(a: (&Snapshot, &Vec<u8>), b: (&Snapshot, &Vec<u8>)) {
+    let (older, newer) = if a.0.stats().number <= b.0.stats().number {
+        (a, b)
+    } else {
+        (b, a)
+    };
+    let changed = newer.0.changed_since(older.0).unwrap();
+    let page = older.0.page_size();
+    for (index, (old, new)) in older.1.chunks(page).zip(newer.1.chunks(page)).enumerate() {
+        let named = changed.iter().any(|range| range.contains(&index));
+        assert!(named || old == new, "page {index} changed unnoticed");
+    }
+}
+
+#[test]
+fn writers_snapshots_and_readers() {
+    let seconds = std::env::var("PAGECOW_STRESS_SECONDS").map(|text| text.parse().unwrap());
+    let is_long = seconds.is_ok();
+    let duration = Duration::from_secs_f64(seconds.unwrap_or(3.0));
+
+    let mut arena = Arena::new(PAGES as usize * region::page::size()).unwrap();
+    let per_page = arena.page_size() as u64 / 8;
+    let snapshotter = arena.snapshotter();
+    let live = Mutex::new(VecDeque::new());
+    let stop = AtomicBool::new(false);
+    let checked = AtomicU64::new(0);
+    let words = arena.atomic_u64();
+    let written: u64 = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let stop = &stop;
+                scope.spawn(move || write(words, per_page, writer, stop))
+            })
+            .collect();
+        for seed in 0..2 {
+            let (snapshotter, live, stop) = (&snapshotter, &live, &stop);
+            scope.spawn(move || take(snapshotter, live, seed, stop));
+        }
+        for seed in 0..2 {
+            let (live, stop, checked) = (&live, &stop, &checked);
+            scope.spawn(move || read(live, 100 + seed, stop, checked));
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < duration && !writers.iter().any(|writer| writer.is_finished()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        stop.store(true, Ordering::Relaxed);
+        writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .sum()
+    });
+
+    // No store was lost, and none was made twice.
+    let counter = arena.atomic_u64()[word(0, per_page, WRITERS)].load(Ordering::Relaxed);
+    assert_eq!(counter, written);
+    for snapshot in live.lock().unwrap().iter() {
+        check(snapshot);
+    }
+    arena.check_invariants().unwrap();
+    live.lock().unwrap().clear();
+    arena.check_invariants().unwrap();
+
+    let stats = arena.stats();
+    let checked = checked.into_inner();
+    println!(
+        "{written} writes, {} snapshots, {} checked; {} faults, {} saved; \
+         spurious faults {}, reader retries {}, drains {}",
+        stats.snapshots,
+        checked,
+        stats.faults,
+        stats.pages_saved,
+        stats.spurious_faults,
+        stats.reader_retries,
+        stats.drains,
+    );
+    assert_eq!(stats.store_bytes, 0);
+    assert_eq!(
+        stats.faults - stats.spurious_faults - stats.soft_faults,
+        stats.pages_saved
+    );
+    assert!(stats.snapshots > 0 && checked > 0);
+    if is_long {
+        assert!(stats.spurious_faults > 0, "no two threads met on a page");
+        assert!(stats.reader_retries > 0, "no reader met a first write");
+        assert!(stats.drains > 0, "no snapshot met a fault");
+    }
+}
