@@ -94,6 +94,7 @@ impl Shared {
             });
             self.set_epoch(epoch);
             self.set_newest(epoch);
+            self.free_faults.store(0, Ordering::Relaxed);
         }
         self.gate.open();
         let pause = sys::clock::since(closing);

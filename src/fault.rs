@@ -56,6 +56,7 @@ impl Shared {
             }
             let mut run = Run::start(self, page, dealt);
             saved |= run.saved > 0;
+            run.grow_while_nothing_is_saved();
             let open = run.disarm_near_the_wall();
             run.release();
             self.gate.leave();
@@ -80,7 +81,7 @@ impl Shared {
             };
             let last = PageIndex::new((next + BATCH).min(end) - 1);
             let mut run = Run::start(self, page, dealt);
-            run.extend_to(last);
+            run.grow_up(last);
             let done = run.last.get() + 1;
             let open = run.all_open() || run.disarm_near_the_wall();
             run.release();
@@ -157,19 +158,21 @@ struct Run<'a> {
     epoch: Epoch,
     /// Copies made so far.
     saved: u64,
+    /// How many of them nobody has asked for.
+    ahead: u64,
 }
 
 impl<'a> Run<'a> {
     /// A run of one page, which the caller has claimed.
     fn start(shared: &'a Shared, page: PageIndex, dealt: Epoch) -> Self {
         let saved = shared.save(page, dealt);
-        shared.counters.pages_saved(u64::from(saved), 0);
         Self {
             shared,
             first: page,
             last: page,
             epoch: shared.epoch(),
             saved: u64::from(saved),
+            ahead: 0,
         }
     }
 
@@ -186,44 +189,54 @@ impl<'a> Run<'a> {
         true
     }
 
-    /// Grows upwards as far as `last`, or to the first page that somebody else has.
-    fn extend_to(&mut self, last: PageIndex) {
-        let before = self.saved;
+    /// Grows upwards as far as `last`; `false` when it ends before, at a page that somebody else has.
+    fn grow_up(&mut self, last: PageIndex) -> bool {
         while self.last < last {
-            let Some(next) = self.last.above(self.shared.pages) else {
-                break;
-            };
+            let next = PageIndex::new(self.last.get() + 1);
             if !self.take(next) {
-                break;
+                return false;
             }
             self.last = next;
         }
-        // Asked for by `writable`, so not "ahead" of a write.
-        self.shared.counters.pages_saved(self.saved - before, 0);
+        true
+    }
+
+    /// Grows downwards as far as `first`; as [`grow_up`](Self::grow_up).
+    fn grow_down(&mut self, first: PageIndex) -> bool {
+        while first < self.first {
+            let next = PageIndex::new(self.first.get() - 1);
+            if !self.take(next) {
+                return false;
+            }
+            self.first = next;
+        }
+        true
     }
 
     /// Grows until it touches the open page `open`, so that disarming it extends that page's mapping
     /// instead of splitting one; `false` when somebody else has a page in between.
-    fn extend_beside(&mut self, open: PageIndex) -> bool {
+    fn grow_beside(&mut self, open: PageIndex) -> bool {
         let before = self.saved;
-        let mut reached = true;
-        while reached && open < self.first && self.first.below() != Some(open) {
-            let next = PageIndex::new(self.first.get() - 1);
-            reached = self.take(next);
-            if reached {
-                self.first = next;
-            }
-        }
-        while reached && self.last < open && self.last.above(self.shared.pages) != Some(open) {
-            let next = PageIndex::new(self.last.get() + 1);
-            reached = self.take(next);
-            if reached {
-                self.last = next;
-            }
-        }
-        let ahead = self.saved - before;
-        self.shared.counters.pages_saved(ahead, ahead);
+        let reached = if open < self.first {
+            self.grow_down(PageIndex::new(open.get() + 1))
+        } else {
+            self.grow_up(PageIndex::new(open.get() - 1))
+        };
+        self.ahead += self.saved - before;
         reached
+    }
+
+    /// With no snapshot alive nothing is copied, and opening the neighbours is all but free: the more of
+    /// the arena was opened one fault at a time, the larger the block, so that faults soon end.
+    fn grow_while_nothing_is_saved(&mut self) {
+        let shared = self.shared;
+        if shared.newest() != Epoch::ZERO {
+            return;
+        }
+        let faults = shared.free_faults.fetch_add(1, Ordering::Relaxed);
+        let block = window::free_block(faults, self.first.get(), shared.pages);
+        self.grow_up(PageIndex::new(block.end - 1));
+        self.grow_down(PageIndex::new(block.start));
     }
 
     fn all_open(&self) -> bool {
@@ -243,7 +256,7 @@ impl<'a> Run<'a> {
         if reach > 0
             && let Some(open) = shared.dirty.nearest(self.range(), reach)
         {
-            self.extend_beside(open);
+            self.grow_beside(open);
             shared.counters.wall_exit();
         }
         if self.disarm() {
@@ -253,7 +266,7 @@ impl<'a> Run<'a> {
             return false;
         };
         shared.counters.wall_exit();
-        self.extend_beside(open) && self.disarm()
+        self.grow_beside(open) && self.disarm()
     }
 
     /// One protect call over the run; `false` when the kernel grants no further mapping.
@@ -277,6 +290,7 @@ impl<'a> Run<'a> {
 
     /// Ends the claims. The pages are dealt with up to the current epoch, disarmed or not.
     fn release(self) {
+        self.shared.counters.pages_saved(self.saved, self.ahead);
         for page in self.range().iter() {
             self.shared.table.release(page, self.epoch);
         }

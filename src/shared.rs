@@ -13,7 +13,7 @@ use crate::mappings::Mappings;
 use crate::page::{PageRange, PageSize};
 use crate::stats::{Counters, Stats};
 use crate::store::Store;
-use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, lock};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock};
 use crate::sys::Engine;
 use crate::table::{Epoch, Table};
 use crate::versions::Versions;
@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     newest: AtomicU64,
     /// An arming call failed half way: pages of the dirty set may be armed.
     pub half_armed: AtomicBool,
+    /// Faults since the last commit that found no snapshot alive.
+    pub free_faults: AtomicU32,
     /// Live snapshots newer than this have lost a page since the last commit; `NEVER` when none has.
     pub fail_floor: AtomicU64,
     pub ledger: Mutex<Ledger>,
@@ -57,6 +59,7 @@ impl Shared {
             epoch: AtomicU64::new(0),
             newest: AtomicU64::new(0),
             half_armed: AtomicBool::new(false),
+            free_faults: AtomicU32::new(0),
             fail_floor: AtomicU64::new(Epoch::NEVER.get()),
             ledger: Mutex::new(Ledger::default()),
             guard_gone: Condvar::new(),
