@@ -63,10 +63,18 @@ impl Shared {
         }
 
         // Twice the pages: as many may be saved before the gate is closed, and as many after.
+        let frames = self.pages * 2;
         self.store
-            .reserve(self.pages * 2)
+            .reserve(frames)
+            .or_else(|error| {
+                if !self.mappings.is_split() {
+                    return Err(error);
+                }
+                self.join_mappings();
+                self.store.reserve(frames)
+            })
             .map_err(|source| Error::Reserve {
-                bytes: self.pages * 2 * self.page_size.bytes(),
+                bytes: frames * self.page_size.bytes(),
                 source,
             })?;
         self.store.prefault(self.expected_saves());
@@ -118,6 +126,17 @@ impl Shared {
     /// Free frames whose memory is kept when the last snapshot goes.
     pub fn frames_kept(&self) -> usize {
         (self.pages / 8).max(1024)
+    }
+
+    /// Arms what is dirty without taking a snapshot, so that the arena's mappings become one again and
+    /// others can be made. Later writes there find that they need no copy.
+    fn join_mappings(&self) {
+        let masked = sys::signal::Masked::new();
+        self.gate.close();
+        // When it fails the caller's second try does too, and says so.
+        let _ = self.arm();
+        self.gate.open();
+        drop(masked);
     }
 
     /// Arms what is dirty, by one call over all of it: what lies between and is armed already costs

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(loom, allow(dead_code, reason = "the models need no public face"))]
 
 mod commit;
 mod dirty;

@@ -45,6 +45,11 @@ impl Mappings {
         self.change(borders);
     }
 
+    /// Whether the arena consists of more mappings than it has to.
+    pub fn is_split(&self) -> bool {
+        self.now.load(Ordering::Relaxed) > UNBROKEN
+    }
+
     /// The arena is of one piece again.
     pub fn reset(&self) {
         self.change(UNBROKEN - self.now.load(Ordering::Relaxed));

@@ -38,15 +38,15 @@ pub(crate) fn wait_on<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> Mut
 /// How often a waiter looks again before it sleeps. The one waited for needs a few microseconds when it
 /// runs; with few cores it may not be running, so the spin is short.
 #[cfg(not(loom))]
-const SPINS: u32 = 64;
+const SPINS: usize = 64;
 #[cfg(loom)]
-const SPINS: u32 = 0;
+const SPINS: usize = 0;
 
 /// Returns once `done` holds: looks a few times, then sleeps by `sleep` between looks.
 ///
 /// Async-signal-safe when `done` and `sleep` are.
 pub(crate) fn wait_until(done: impl Fn() -> bool, sleep: impl Fn()) {
-    for _ in 0..SPINS {
+    for () in std::iter::repeat_n((), SPINS) {
         if done() {
             return;
         }
