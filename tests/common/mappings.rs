@@ -1,0 +1,110 @@
+//! The process's kernel mappings: counting them and using them up.
+
+use std::ptr;
+
+use super::page_size;
+
+/// Mappings that the kernel allows a process.
+pub fn limit() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+    text.trim().parse().unwrap()
+}
+
+/// Mappings that this process has.
+pub fn count() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines()
+        .filter(|line| !line.ends_with("[vsyscall]"))
+        .count()
+}
+
+/// Resident memory of this process, in bytes.
+pub fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib << 10
+}
+
+/// Whether all pages of `len` bytes from `start` can be written.
+pub fn is_writable(start: *const u8, len: usize) -> bool {
+    region::query_range(start, len)
+        .unwrap()
+        .all(|part| part.unwrap().is_writable())
+}
+
+/// A private mapping that is none of pagecow's.
+pub struct Mapping {
+    start: *mut u8,
+    len: usize,
+}
+
+impl Mapping {
+    pub fn new(pages: usize, protection: i32) -> Self {
+        Self::try_new(pages, protection)
+            .unwrap_or_else(|| panic!("mmap: {}", std::io::Error::last_os_error()))
+    }
+
+    /// `None` when the kernel refuses.
+    pub fn try_new(pages: usize, protection: i32) -> Option<Self> {
+        let len = pages * page_size();
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, -1, 0) };
+        let start = start.cast();
+        (start != libc::MAP_FAILED.cast()).then_some(Self { start, len })
+    }
+
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.start
+    }
+
+    /// Changes the protection of one page; `false` when the kernel refuses.
+    pub fn protect(&self, page: usize, protection: i32) -> bool {
+        assert!(page < self.len / page_size());
+        let start = self.start.wrapping_add(page * page_size());
+        // SAFETY: a page of our own mapping, to which nobody has a reference.
+        unsafe { libc::mprotect(start.cast(), page_size(), protection) == 0 }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, to which nobody has a reference.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// Uses mappings up until `left` remain, give or take a few. They come back when it is dropped.
+pub fn leave(left: usize) -> Mapping {
+    let limit = limit();
+    let filler = Mapping::new(2 * limit, libc::PROT_NONE);
+    let wanted = (limit - left).saturating_sub(count()) / 2;
+    for step in 0..wanted {
+        assert!(
+            filler.protect(2 * step + 1, libc::PROT_READ),
+            "step {step} of {wanted}"
+        );
+    }
+    let found = limit - count();
+    assert!(
+        found.abs_diff(left) <= 8,
+        "{found} mappings are left, not {left}"
+    );
+    filler
+}
+
+/// Uses mappings up until none can be split any more.
+pub fn leave_none() -> Mapping {
+    let filler = leave(20);
+    let last = filler.len / page_size() - 1;
+    // From the upper end, where nothing is split so far. A page in the middle splits twice, which may be
+    // refused when there is one left; the page at the end splits once.
+    let refused = (1..20).any(|step| !filler.protect(last - 2 * step, libc::PROT_READ));
+    assert!(refused, "mappings did not run out");
+    filler.protect(last, libc::PROT_READ);
+    filler
+}
