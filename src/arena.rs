@@ -73,8 +73,9 @@ pub struct Snapshotter {
 /// Part of an arena that stays writable, without faults, for as long as this guard lives.
 ///
 /// Made by [`Arena::writable`]. Derefs to `[u8]`, so that system calls may write into it. It has to be
-/// dropped on the thread that made it. No snapshot of the arena is taken while it lives; leaking it
-/// (`mem::forget`) keeps all further ones waiting.
+/// dropped on the thread that made it. No snapshot of the arena is taken while it lives. One that is
+/// leaked (`mem::forget`) ends when the arena itself is next asked for a snapshot or a guard; until then
+/// snapshots by a [`Snapshotter`] wait.
 pub struct Writable<'a> {
     arena: &'a mut Arena,
     range: Range<usize>,
@@ -136,14 +137,13 @@ impl Arena {
     /// that store meanwhile wait for it. After that the first write to each page faults once and saves
     /// the page. Cost of the call: about 25 ms per GiB of resident memory that was written since.
     ///
-    /// Waits while a [`writable`](Self::writable) guard lives in another thread.
-    ///
     /// # Errors
     ///
     /// [`Error::HandlerReplaced`] or [`Error::SignalMasked`] when a write would not reach our handler;
-    /// [`Error::GuardHeld`] when the calling thread holds a guard; [`Error::Reserve`] and
+    /// [`Error::GuardHeld`] when the calling thread holds a guard of another arena; [`Error::Reserve`] and
     /// [`Error::Protect`] when the system refuses. In each case nothing is armed and nothing lost.
     pub fn snapshot(&self) -> Result<Snapshot> {
+        self.home.forget_leaked_guard();
         take_snapshot(&self.home)
     }
 
@@ -273,11 +273,13 @@ impl ArenaBuilder {
 }
 
 impl Snapshotter {
-    /// Freezes the arena's bytes as they are now; as [`Arena::snapshot`].
+    /// Freezes the arena's bytes as they are now; as [`Arena::snapshot`]. Waits while a
+    /// [`writable`](Arena::writable) guard lives in another thread.
     ///
     /// # Errors
     ///
-    /// As [`Arena::snapshot`], and [`Error::ArenaDropped`].
+    /// As [`Arena::snapshot`], [`Error::GuardHeld`] also for a guard of this arena, and
+    /// [`Error::ArenaDropped`].
     pub fn snapshot(&self) -> Result<Snapshot> {
         take_snapshot(&self.home()?)
     }

@@ -3,7 +3,8 @@
 //! A bit is set *after* the call that disarmed the page and before the claim on it is released; bits
 //! are cleared only while the gate is closed and drained. So under a claim, "in the set" means "open",
 //! and no late handler can leave an open page that the next commit does not know of. A protect call
-//! that failed half way leaves its pages in the set.
+//! that failed half way leaves its pages in the set, and "open" in doubt
+//! ([`half_armed`](crate::shared::Shared::half_armed)).
 //!
 //! Two levels of bits, so that neither taking a snapshot nor looking for the nearest open page walks
 //! what was never written: 64 GiB of 4 KiB pages has 4096 words in the upper one.
@@ -56,7 +57,8 @@ impl DirtySet {
             let summary = &self.summary[leaf / BITS];
             let bit = 1 << (leaf % BITS);
             if summary.load(Ordering::Relaxed) & bit == 0 {
-                summary.fetch_or(bit, Ordering::Relaxed);
+                // Release: who finds the bit finds the leaf's.
+                summary.fetch_or(bit, Ordering::Release);
             }
         }
     }
@@ -119,7 +121,7 @@ impl DirtySet {
         }
         let leaf = self.next_leaf(leaf + 1)?;
         let bits = self.leaves[leaf].load(Ordering::Relaxed);
-        Some(Self::page(leaf, bits.trailing_zeros()))
+        (bits != 0).then(|| Self::page(leaf, bits.trailing_zeros()))
     }
 
     /// The last page from `from` downwards that has a bit.
@@ -132,7 +134,7 @@ impl DirtySet {
         }
         let leaf = self.previous_leaf(leaf.checked_sub(1)?)?;
         let bits = self.leaves[leaf].load(Ordering::Relaxed);
-        Some(Self::page(leaf, bits.ilog2()))
+        (bits != 0).then(|| Self::page(leaf, bits.ilog2()))
     }
 
     fn page(leaf: usize, bit: u32) -> PageIndex {
@@ -142,7 +144,7 @@ impl DirtySet {
     fn next_leaf(&self, from: usize) -> Option<usize> {
         let mut mask = u64::MAX << (from % BITS);
         for index in from / BITS..self.summary.len() {
-            let bits = self.summary[index].load(Ordering::Relaxed) & mask;
+            let bits = self.summary[index].load(Ordering::Acquire) & mask;
             if bits != 0 {
                 return Some(index * BITS + bits.trailing_zeros() as usize);
             }
@@ -154,7 +156,7 @@ impl DirtySet {
     fn previous_leaf(&self, from: usize) -> Option<usize> {
         let mut mask = u64::MAX >> (BITS - 1 - from % BITS);
         for index in (0..=from / BITS).rev() {
-            let bits = self.summary[index].load(Ordering::Relaxed) & mask;
+            let bits = self.summary[index].load(Ordering::Acquire) & mask;
             if bits != 0 {
                 return Some(index * BITS + bits.ilog2() as usize);
             }

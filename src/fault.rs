@@ -278,7 +278,14 @@ impl<'a> Run<'a> {
         fence(Ordering::Release);
         match shared.engine.disarm(range) {
             Ok(()) => {}
-            Err(ProtectError::NoMappings) => return false,
+            Err(ProtectError::NoMappings) => {
+                if range.count() > 1 {
+                    // Its first pages may be open now, and no commit may miss them.
+                    shared.half_armed.store(true, Ordering::Relaxed);
+                    shared.dirty.add(range);
+                }
+                return false;
+            }
             Err(ProtectError::Refused(_)) => {
                 sys::die("pagecow: the kernel refuses to make a page writable; cannot go on\n")
             }

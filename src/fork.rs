@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code, reason = "locks held from one hook to the next")]
 
-use std::cell::RefCell;
+use std::cell::UnsafeCell;
 use std::io;
 use std::sync::MutexGuard;
 
@@ -20,6 +20,8 @@ use crate::sys;
 struct Held {
     arenas: Vec<HeldArena>,
     frozen: Frozen,
+    /// A signal handler that stores to an arena would wait for the thread that it interrupts.
+    _masked: sys::signal::Masked,
 }
 
 struct HeldArena {
@@ -28,9 +30,14 @@ struct HeldArena {
     _reclaim: MutexGuard<'static, ()>,
 }
 
-thread_local! {
-    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
-}
+/// Where `Held` waits for the fork to be over. Not thread-local: the first use of such a value
+/// allocates, and the gates are closed.
+struct Place(UnsafeCell<Option<Held>>);
+
+// SAFETY: used only by the thread that has the registry frozen, which the `Held` in it stands for.
+unsafe impl Sync for Place {}
+
+static HELD: Place = Place(UnsafeCell::new(None));
 
 pub(crate) fn install() -> io::Result<()> {
     sys::fork::install(sys::fork::Hooks {
@@ -57,12 +64,21 @@ fn before() {
             }
         })
         .collect();
-    // The gates last, and nothing is allocated from here on: who waits at one may hold any lock.
-    for arena in &arenas {
-        arena.home.gate.close();
+    let held = Held {
+        arenas,
+        frozen,
+        _masked: sys::signal::Masked::new(),
+    };
+    // Nothing is allocated from here on: who waits at a gate may hold any lock. The readers' gates
+    // first: a reader may be interrupted by a signal handler that stores to an arena.
+    for arena in &held.arenas {
         arena.home.versions.readers.close();
     }
-    HELD.with(|held| *held.borrow_mut() = Some(Held { arenas, frozen }));
+    for arena in &held.arenas {
+        arena.home.gate.close();
+    }
+    // SAFETY: this thread has the registry frozen, so nobody else uses the place.
+    unsafe { *HELD.0.get() = Some(held) };
 }
 
 fn after_in_parent() {
@@ -78,17 +94,19 @@ fn after_in_child() {
             let ledger = &mut arena.ledger;
             ledger.guard = ledger.guard.filter(|owner| *owner == this);
             ledger.commits_waiting = 0;
+            arena.home.mappings.forked();
         }
     });
 }
 
 fn release(adjust: impl FnOnce(&mut Held)) {
-    let Some(mut held) = HELD.with(|held| held.borrow_mut().take()) else {
+    // SAFETY: the same thread that froze the registry in `before`, or its copy in the child.
+    let Some(mut held) = (unsafe { (*HELD.0.get()).take() }) else {
         return;
     };
     adjust(&mut held);
     for arena in &held.arenas {
-        arena.home.versions.readers.open();
         arena.home.gate.open();
+        arena.home.versions.readers.open();
     }
 }

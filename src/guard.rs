@@ -25,6 +25,7 @@ pub(crate) fn held_by_this_thread() -> bool {
 impl Shared {
     /// Keeps commits away until [`end_guard`](Self::end_guard) and makes the pages writable.
     pub fn begin_guard(&self, pages: PageRange) {
+        self.forget_leaked_guard();
         let mut ledger = lock(&self.ledger);
         while ledger.commits_waiting > 0 && !held_by_this_thread() {
             ledger = wait_on(&self.guard_gone, ledger);
@@ -38,6 +39,18 @@ impl Shared {
         let masked = sys::signal::Masked::new();
         self.make_writable(pages);
         drop(masked);
+    }
+
+    /// Ends a guard that was leaked. The caller has a reference to the arena, which no guard that is
+    /// still in use would let it have.
+    pub fn forget_leaked_guard(&self) {
+        let leaked = lock(&self.ledger).guard.take();
+        if let Some(owner) = leaked {
+            if owner == current_thread() {
+                HELD.with(|held| held.set(held.get() - 1));
+            }
+            self.guard_gone.notify_all();
+        }
     }
 
     /// Lets commits go on. On the thread that began the guard.

@@ -1,8 +1,12 @@
 //! Checking what must hold while nobody writes: page words, dirty set, copies and the kernel's real
 //! protection against each other.
 
+use std::collections::HashMap;
+
+use crate::commit::Ledger;
 use crate::page::PageIndex;
 use crate::shared::Shared;
+use crate::store::FrameMeta;
 use crate::sync::{Ordering, lock};
 
 impl Shared {
@@ -21,8 +25,13 @@ impl Shared {
                 self.newest().get()
             ));
         }
+        let mut copies: HashMap<usize, Vec<&FrameMeta>> = HashMap::new();
+        for meta in self.store.frames().map(|frame| self.store.meta(frame)) {
+            copies.entry(meta.page().get()).or_default().push(meta);
+        }
         for page in self.all_pages().iter() {
-            self.check_page(page, &epochs, &ledger)?;
+            let copies = copies.get(&page.get()).map_or(&[][..], Vec::as_slice);
+            self.check_page(page, &ledger, copies)?;
         }
         self.check_protection()?;
         self.check_copies(&epochs)
@@ -31,8 +40,8 @@ impl Shared {
     fn check_page(
         &self,
         page: PageIndex,
-        epochs: &[u64],
-        ledger: &crate::commit::Ledger,
+        ledger: &Ledger,
+        copies: &[&FrameMeta],
     ) -> Result<(), String> {
         let word = self.table.load(page);
         let at = page.get();
@@ -50,14 +59,10 @@ impl Shared {
             ));
         }
         // Invariant 1: whoever may not look at live memory has a copy, and only one.
-        for (epoch, entry) in epochs.iter().zip(&ledger.live) {
-            let copies = self
-                .store
-                .frames()
-                .map(|frame| self.store.meta(frame))
-                .filter(|meta| meta.page() == page && meta.serves(*epoch))
-                .count();
-            let wanted = usize::from(word.epoch().get() >= *epoch);
+        for entry in &ledger.live {
+            let epoch = entry.snapshot.epoch.get();
+            let copies = copies.iter().filter(|meta| meta.serves(epoch)).count();
+            let wanted = usize::from(word.epoch().get() >= epoch);
             if copies != wanted && !self.has_failed(&entry.snapshot) {
                 return Err(format!(
                     "page {at}: {copies} copies serve snapshot {epoch}, not {wanted}"

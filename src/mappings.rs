@@ -16,6 +16,8 @@ const UNBROKEN: i64 = 3;
 pub(crate) struct Mappings {
     now: AtomicI64,
     peak: AtomicI64,
+    /// How many are left when all pages have the same protection.
+    least: AtomicI64,
 }
 
 impl Mappings {
@@ -24,6 +26,7 @@ impl Mappings {
         Self {
             now: AtomicI64::new(UNBROKEN),
             peak: AtomicI64::new(UNBROKEN),
+            least: AtomicI64::new(UNBROKEN),
         }
     }
 
@@ -47,12 +50,20 @@ impl Mappings {
 
     /// Whether the arena consists of more mappings than it has to.
     pub fn is_split(&self) -> bool {
-        self.now.load(Ordering::Relaxed) > UNBROKEN
+        self.now.load(Ordering::Relaxed) > self.least.load(Ordering::Relaxed)
     }
 
-    /// The arena is of one piece again.
+    /// All pages have the same protection again.
     pub fn reset(&self) {
-        self.change(UNBROKEN - self.now.load(Ordering::Relaxed));
+        let least = self.least.load(Ordering::Relaxed);
+        self.change(least - self.now.load(Ordering::Relaxed));
+    }
+
+    /// In the child of a fork each mapping has bookkeeping of its own, and none merge any more.
+    #[cfg(not(loom))]
+    pub fn forked(&self) {
+        self.least
+            .store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     pub fn peak(&self) -> u64 {

@@ -4,20 +4,36 @@
 //! Run by `RUSTFLAGS="--cfg loom" cargo test --release --lib`. Each model names the race and what would go
 //! wrong; `docs/testing.md` lists the mutations that turn it red.
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
 use loom::thread;
 
 use crate::commit::Live;
+use crate::dirty::DirtySet;
 use crate::error::Error;
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::shared::Shared;
 use crate::sync::Arc;
 
 /// All interleavings with at most this many involuntary switches.
+///
+/// Loom looks for another schedule only where two threads' *latest* accesses to an object collide, so a
+/// thread that loads before it changes can hide a race; hence the count, and hence readers are
+/// spawned and writers are not: the other way round there was a model of a single schedule.
 fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 10_000;
-    builder.check(body);
+    let runs = std::sync::Arc::new(AtomicUsize::new(0));
+    let counter = runs.clone();
+    builder.check(move || {
+        counter.fetch_add(1, Relaxed);
+        body();
+    });
+    let runs = runs.load(Relaxed);
+    println!("{runs} schedules");
+    assert!(runs > 4, "{runs} schedules are no model");
 }
 
 fn page(index: usize) -> PageIndex {
@@ -199,12 +215,15 @@ fn reader_and_first_writer() {
     model(3, || {
         let shared = arena_with(1, 2, usize::MAX);
         let snapshot = shared.snapshot();
-        let writer = spawn(&shared, |shared| {
-            shared.write(0, 1);
-            shared.write(1, 1);
-        });
-        assert_eq!(shared.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
-        writer.join().unwrap();
+        let reader = {
+            let snapshot = snapshot.clone();
+            spawn(&shared, move |shared| {
+                assert_eq!(shared.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
+            })
+        };
+        shared.write(0, 1);
+        shared.write(1, 1);
+        reader.join().unwrap();
         assert_eq!(shared.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
     });
 }
@@ -252,15 +271,14 @@ fn reader_and_recycled_frame() {
         let newer = shared.snapshot();
         shared.write(0, 2);
         shared.write(1, 8);
-        let dropper = spawn(&shared, move |shared| {
-            shared.release(&newer);
-            let third = shared.snapshot();
-            shared.write(1, 9);
-            third
+        let reader = spawn(&shared, move |shared| {
+            assert_eq!(shared.frozen(&older, 0).unwrap(), 0);
+            assert_eq!(shared.frozen(&older, 1).unwrap(), 0);
         });
-        assert_eq!(shared.frozen(&older, 0).unwrap(), 0);
-        assert_eq!(shared.frozen(&older, 1).unwrap(), 0);
-        let third = dropper.join().unwrap();
+        shared.release(&newer);
+        let third = shared.snapshot();
+        shared.write(1, 9);
+        reader.join().unwrap();
         assert_eq!(shared.frozen(&third, 1).unwrap(), 8);
     });
 }
@@ -307,17 +325,20 @@ fn store_used_up_and_reader() {
     model(3, || {
         let shared = arena_with(2, 1, 1);
         let snapshot = shared.snapshot();
-        let writer = spawn(&shared, |shared| {
-            shared.write(0, 1);
-            shared.write(1, 1);
-        });
-        for at in [1, 0] {
-            match shared.frozen(&snapshot, at) {
-                Ok(value) => assert_eq!(value, 0),
-                Err(error) => assert!(matches!(error, Error::StoreExhausted { .. })),
-            }
-        }
-        writer.join().unwrap();
+        let reader = {
+            let snapshot = snapshot.clone();
+            spawn(&shared, move |shared| {
+                for at in [1, 0] {
+                    match shared.frozen(&snapshot, at) {
+                        Ok(value) => assert_eq!(value, 0),
+                        Err(error) => assert!(matches!(error, Error::StoreExhausted { .. })),
+                    }
+                }
+            })
+        };
+        shared.write(0, 1);
+        shared.write(1, 1);
+        reader.join().unwrap();
         assert!(shared.has_failed(&snapshot));
         assert_eq!([shared.engine.load(0), shared.engine.load(1)], [1, 1]);
         shared.assert_settled();
@@ -392,17 +413,20 @@ fn last_way_out_of_the_mapping_wall() {
     model(2, || {
         let shared = arena(3);
         let snapshot = shared.snapshot();
-        shared
-            .engine
-            .no_mappings
-            .store(true, std::sync::atomic::Ordering::Relaxed);
+        shared.engine.no_mappings.store(true, Relaxed);
+        let reader = {
+            let snapshot = snapshot.clone();
+            spawn(&shared, move |shared| {
+                assert_eq!(shared.frozen(&snapshot, 1).unwrap(), 0);
+            })
+        };
         let writer = spawn(&shared, |shared| shared.write(2, 1));
-        shared.write(0, 1);
+        shared.write(1, 1);
+        reader.join().unwrap();
+        writer.join().unwrap();
         for at in [2, 1, 0] {
             assert_eq!(shared.frozen(&snapshot, at).unwrap(), 0);
         }
-        writer.join().unwrap();
-        assert_eq!(shared.frozen(&snapshot, 2).unwrap(), 0);
         shared.assert_settled();
     });
 }
@@ -413,10 +437,7 @@ fn last_way_out_and_commit() {
     model(2, || {
         let shared = arena(2);
         let first = shared.snapshot();
-        shared
-            .engine
-            .no_mappings
-            .store(true, std::sync::atomic::Ordering::Relaxed);
+        shared.engine.no_mappings.store(true, Relaxed);
         let taker = spawn(&shared, Shared::snapshot);
         shared.write(0, 1);
         let second = taker.join().unwrap();
@@ -433,10 +454,7 @@ fn last_way_out_and_commit() {
 fn arming_fails_half_way() {
     model(3, || {
         let shared = arena(2);
-        shared
-            .engine
-            .fail_arming
-            .store(true, std::sync::atomic::Ordering::Relaxed);
+        shared.engine.fail_arming.store(true, Relaxed);
         let writer = spawn(&shared, |shared| shared.write(0, 1));
         assert!(matches!(shared.commit(), Err(Error::Protect { .. })));
         writer.join().unwrap();
@@ -445,6 +463,265 @@ fn arming_fails_half_way() {
         shared.write(0, 3);
         assert_eq!(shared.frozen(&snapshot, 0).unwrap(), 2);
         shared.assert_settled();
+    });
+}
+
+/// Arming fails half way while a snapshot lives.
+#[test]
+fn arming_fails_half_way_with_a_live_snapshot() {
+    model(2, || {
+        let shared = arena(2);
+        let first = shared.snapshot();
+        shared.write(0, 1);
+        shared.write(1, 1);
+        shared.engine.fail_arming.store(true, Relaxed);
+        let writer = spawn(&shared, |shared| shared.write(0, 2));
+        assert!(shared.commit().is_err());
+        writer.join().unwrap();
+        shared.write(1, 2);
+        let second = shared.snapshot();
+        shared.write(0, 3);
+        for at in [0, 1] {
+            assert_eq!(shared.frozen(&first, at).unwrap(), 0);
+            assert_eq!(shared.frozen(&second, at).unwrap(), 2);
+        }
+        shared.assert_settled();
+    });
+}
+
+/// A call that disarms several pages fails after the first of them, and a commit comes before the last
+/// way out: it must arm that page again.
+#[test]
+fn disarming_fails_half_way_and_commit() {
+    model(3, || {
+        let shared = arena(3);
+        let _first = shared.snapshot();
+        shared.write(0, 1);
+        shared.engine.no_mappings.store(true, Relaxed);
+        shared.engine.half_way.store(true, Relaxed);
+        let writer = spawn(&shared, |shared| shared.write(2, 1));
+        let second = shared.snapshot();
+        let seen = shared.frozen(&second, 1).unwrap();
+        shared.write(1, 9);
+        assert_eq!(shared.frozen(&second, 1).unwrap(), seen);
+        writer.join().unwrap();
+        shared.assert_settled();
+    });
+}
+
+/// Near the wall two runs grow towards each other, and each ends where the other has claimed.
+#[test]
+fn growing_runs_meet() {
+    model(2, || {
+        let shared = arena(4);
+        let snapshot = shared.snapshot();
+        shared.write(0, 1);
+        shared.write(3, 1);
+        shared.engine.no_splits.store(true, Relaxed);
+        let writer = spawn(&shared, |shared| shared.write(2, 6));
+        shared.write(1, 5);
+        writer.join().unwrap();
+        for at in 0..4 {
+            assert_eq!(shared.frozen(&snapshot, at).unwrap(), 0);
+        }
+        assert_eq!(shared.store.in_use(), 4);
+        shared.assert_settled();
+    });
+}
+
+/// A run that grows over pages that nobody wrote, and a commit.
+#[test]
+fn growing_run_and_commit() {
+    model(2, || {
+        let shared = arena(3);
+        let first = shared.snapshot();
+        shared.write(0, 1);
+        shared.engine.no_splits.store(true, Relaxed);
+        let writer = spawn(&shared, |shared| shared.write(2, 6));
+        let second = shared.snapshot();
+        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
+        shared.write(1, 5);
+        writer.join().unwrap();
+        for at in 0..3 {
+            assert_eq!(shared.frozen(&first, at).unwrap(), 0);
+        }
+        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
+        shared.assert_settled();
+    });
+}
+
+/// Blocks that are opened while no snapshot lives, and a commit.
+#[test]
+fn free_blocks_and_commit() {
+    model(2, || {
+        let shared = arena(4);
+        shared.release(&shared.snapshot());
+        shared.free_faults.store(1, crate::sync::Ordering::Relaxed);
+        let writer = spawn(&shared, |shared| shared.write(0, 1));
+        let snapshot = shared.snapshot();
+        let seen = shared.frozen(&snapshot, 0).unwrap();
+        shared.write(1, 1);
+        writer.join().unwrap();
+        shared.write(0, 2);
+        assert_eq!(shared.frozen(&snapshot, 0).unwrap(), seen);
+        assert_eq!(shared.frozen(&snapshot, 1).unwrap(), 0);
+        shared.assert_settled();
+    });
+}
+
+/// The nearest open page is an open page, while another is being added.
+#[test]
+fn nearest_open_page_and_add() {
+    for (at, other) in [(10, 150), (150, 10)] {
+        model(3, move || {
+            let set = Arc::new(DirtySet::new(200).expect("the fake has memory"));
+            set.clear();
+            let looker = {
+                let set = set.clone();
+                thread::spawn(move || set.nearest(PageRange::new(page(at), page(at)), usize::MAX))
+            };
+            set.add(PageRange::new(page(other), page(other)));
+            let found = looker.join().unwrap();
+            assert!(found.is_none_or(|found| found == page(other)), "{found:?}");
+        });
+    }
+}
+
+/// A frame is never handed out twice.
+#[test]
+fn frames_taken_and_put_back() {
+    model(3, || {
+        let shared = arena_with(2, 1, 3);
+        shared.store.reserve(3).unwrap();
+        let first = shared.store.take().unwrap();
+        let second = shared.store.take().unwrap();
+        shared.store.put(first);
+        shared.store.put(second);
+        let other = spawn(&shared, |shared| {
+            let frame = shared.store.take().unwrap();
+            shared.store.put(frame);
+            shared.store.take().unwrap()
+        });
+        let one = shared.store.take().unwrap();
+        let two = other.join().unwrap();
+        let three = shared.store.take().unwrap();
+        assert!(one != two && two != three && three != one);
+        assert!(shared.store.take().is_none());
+    });
+}
+
+/// The last snapshot goes and the store is trimmed, while the next one's writer needs the frame.
+#[test]
+fn trim_and_take() {
+    model(2, || {
+        let shared = arena_with(1, 1, 1);
+        let first = shared.snapshot();
+        shared.write(0, 1);
+        let dropper = spawn(&shared, move |shared| shared.release(&first));
+        let second = shared.snapshot();
+        dropper.join().unwrap();
+        let trimmer = spawn(&shared, |shared| shared.trim(0));
+        shared.write(0, 2);
+        assert_eq!(shared.frozen(&second, 0).unwrap(), 1);
+        trimmer.join().unwrap();
+    });
+}
+
+/// A copy is taken off a page's chain while a newer one is put on it.
+#[test]
+fn unlink_and_push() {
+    model(3, || {
+        let shared = arena(1);
+        let older = shared.snapshot();
+        shared.write(0, 1);
+        let newer = shared.snapshot();
+        let writer = {
+            let newer = newer.clone();
+            spawn(&shared, move |shared| {
+                shared.write(0, 2);
+                assert_eq!(shared.frozen(&newer, 0).unwrap(), 1);
+            })
+        };
+        shared.release(&older);
+        writer.join().unwrap();
+        assert_eq!(shared.frozen(&newer, 0).unwrap(), 1);
+        assert_eq!(shared.store.in_use(), 1);
+        shared.release(&newer);
+        assert_eq!(shared.store.in_use(), 0);
+    });
+}
+
+/// A copy is inherited by an older snapshot, and a commit comes before it is on the heir's list.
+#[test]
+fn inheritance_and_commit() {
+    model(3, || {
+        let shared = arena(1);
+        let first = shared.snapshot();
+        let second = shared.snapshot();
+        shared.write(0, 1);
+        let taker = spawn(&shared, |shared| {
+            let third = shared.snapshot();
+            shared.write(0, 2);
+            third
+        });
+        shared.release(&second);
+        let third = taker.join().unwrap();
+        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
+        assert_eq!(shared.frozen(&third, 0).unwrap(), 1);
+        assert_eq!(shared.store.in_use(), 2);
+        shared.release(&first);
+        assert_eq!(shared.store.in_use(), 1);
+        shared.release(&third);
+        assert_eq!(shared.store.in_use(), 0);
+    });
+}
+
+/// The store is used up while the newest snapshot goes.
+#[test]
+fn store_used_up_and_drop() {
+    model(3, || {
+        let shared = arena_with(2, 1, 1);
+        let first = shared.snapshot();
+        let second = shared.snapshot();
+        let writer = spawn(&shared, |shared| {
+            shared.write(0, 1);
+            shared.write(1, 1);
+        });
+        shared.release(&second);
+        for at in [0, 1] {
+            if let Ok(value) = shared.frozen(&first, at) {
+                assert_eq!(value, 0);
+            }
+        }
+        writer.join().unwrap();
+        let third = shared.snapshot();
+        assert!(shared.has_failed(&first));
+        assert!(!shared.has_failed(&third));
+        shared.assert_settled();
+    });
+}
+
+/// Two threads hold a guard each and begin one on the other's arena, while both arenas commit.
+#[test]
+fn guards_of_two_arenas_and_commits() {
+    model(1, || {
+        let arenas = [arena(1), arena(1)];
+        let takers: Vec<_> = arenas
+            .iter()
+            .map(|shared| spawn(shared, Shared::snapshot))
+            .collect();
+        let nested = |outer: &Arc<Shared>, inner: &Arc<Shared>| {
+            outer.begin_guard(PageRange::all(1));
+            inner.begin_guard(PageRange::all(1));
+            assert!(inner.engine.store(page(0), 0, 1));
+            inner.end_guard();
+            outer.end_guard();
+        };
+        nested(&arenas[0], &arenas[1]);
+        nested(&arenas[1], &arenas[0]);
+        for taker in takers {
+            taker.join().unwrap();
+        }
     });
 }
 

@@ -97,16 +97,23 @@ pub(crate) fn remove(slot: &Slot) {
 
 /// Calls `action` with the arena that holds `address`; `None` when there is none. Async-signal-safe.
 pub(crate) fn with_arena<R>(address: usize, action: impl FnOnce(&Home) -> R) -> Option<R> {
-    let slot = slots().find(|slot| slot.holds(address))?;
-    slot.users.fetch_add(1, Ordering::SeqCst);
-    let result = slot.holds(address).then(|| {
-        let home = slot.home.load(Ordering::SeqCst);
-        // SAFETY: `remove` has not emptied the slot (looked at after counting as a user), so it waits
-        // for the user count before the arena goes; `home` was set before `start`.
-        action(unsafe { &*home })
-    });
-    slot.users.fetch_sub(1, Ordering::SeqCst);
-    result
+    for slot in slots() {
+        if !slot.holds(address) {
+            continue;
+        }
+        slot.users.fetch_add(1, Ordering::SeqCst);
+        if slot.holds(address) {
+            let home = slot.home.load(Ordering::SeqCst);
+            // SAFETY: `remove` has not emptied the slot (looked at after counting as a user), so it
+            // waits for the user count before the arena goes; `home` was set before `start`.
+            let result = action(unsafe { &*home });
+            slot.users.fetch_sub(1, Ordering::SeqCst);
+            return Some(result);
+        }
+        // Its arena changed between two looks; ours is in another slot.
+        slot.users.fetch_sub(1, Ordering::SeqCst);
+    }
+    None
 }
 
 /// Keeps arenas from coming and going while it lives.

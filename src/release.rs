@@ -53,7 +53,6 @@ impl Shared {
             .iter()
             .map(|entry| entry.snapshot.epoch)
             .collect();
-        let was_last = ledger.live.is_empty();
         drop(ledger);
 
         let mut inherited: Vec<Option<Inherited>> = vec![None; older.len()];
@@ -80,8 +79,17 @@ impl Shared {
         }
         self.hand_over(&older, &inherited);
         self.free(freed);
-        if was_last {
-            self.store.trim(self.frames_kept());
+        self.trim(self.frames_kept());
+    }
+
+    /// While no snapshot lives, gives memory of the store back. Each step keeps commits away, since a
+    /// writer could not take the frames that are on their way.
+    pub fn trim(&self, keep: usize) {
+        loop {
+            let ledger = lock(&self.ledger);
+            if !ledger.live.is_empty() || !self.store.trim(keep) {
+                return;
+            }
         }
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct Shared {
     pub gate: Gate,
     epoch: AtomicU64,
     newest: AtomicU64,
-    /// An arming call failed half way: pages of the dirty set may be armed.
+    /// A protect call failed half way: pages of the dirty set may be armed.
     pub half_armed: AtomicBool,
     /// Faults since the last commit that found no snapshot alive.
     pub free_faults: AtomicU32,

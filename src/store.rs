@@ -89,9 +89,12 @@ impl FrameMeta {
 
     /// Whether this copy is what the snapshot of `epoch` reads.
     pub fn serves(&self, epoch: u64) -> bool {
-        // Acquire: `upto` is written last when a frame is described, so a true answer is not put
-        // together from two lives of the frame.
-        epoch <= self.upto.load(Ordering::Acquire) && self.after.load(Ordering::Relaxed) < epoch
+        // Looked at twice: who walks all frames may meet one that is being used again, and must not
+        // put an answer together from its two lives.
+        let serves = |upto: u64, after: u64| after < epoch && epoch <= upto;
+        let upto = self.upto.load(Ordering::Acquire);
+        let after = self.after.load(Ordering::Acquire);
+        serves(upto, after) && serves(self.upto.load(Ordering::Relaxed), after)
     }
 }
 
@@ -118,6 +121,8 @@ pub(crate) struct Store {
     reserved: AtomicU32,
     /// Frames handed out at least once: the first of the fresh ones.
     fresh: AtomicU32,
+    /// The fresh frames below this one are resident.
+    resident: AtomicU32,
     ready: FreeStack,
     cold: FreeStack,
     in_use: AtomicU32,
@@ -190,6 +195,7 @@ impl Store {
             segments: [const { OnceLock::new() }; 32],
             reserved: AtomicU32::new(0),
             fresh: AtomicU32::new(0),
+            resident: AtomicU32::new(0),
             ready: FreeStack::new(),
             cold: FreeStack::new(),
             in_use: AtomicU32::new(0),
@@ -203,32 +209,27 @@ impl Store {
             .ready
             .pop(self)
             .or_else(|| self.cold.pop(self))
-            .or_else(|| self.take_fresh(1).map(|frames| Frame(frames.0)))?;
+            .or_else(|| self.take_fresh())?;
         let in_use = self.in_use.fetch_add(1, Ordering::Relaxed) + 1;
         self.in_use_peak.fetch_max(in_use, Ordering::Relaxed);
         Some(frame)
     }
 
-    /// Takes up to `most` fresh frames that lie side by side in one segment: (first, count).
-    fn take_fresh(&self, most: u32) -> Option<(u32, u32)> {
-        let mut first = self.fresh.load(Ordering::Relaxed);
-        loop {
-            // Acquire: a frame below `reserved` has its segment.
-            let left = self.reserved.load(Ordering::Acquire).saturating_sub(first);
-            let count = most.min(left).min(self.left_in_segment(first));
-            if count == 0 {
-                return None;
-            }
+    fn take_fresh(&self) -> Option<Frame> {
+        let mut next = self.fresh.load(Ordering::Relaxed);
+        // Acquire: a frame below `reserved` has its segment.
+        while next < self.reserved.load(Ordering::Acquire) {
             match self.fresh.compare_exchange_weak(
-                first,
-                first + count,
+                next,
+                next + 1,
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return Some((first, count)),
-                Err(now) => first = now,
+                Ok(_) => return Some(Frame(next)),
+                Err(now) => next = now,
             }
         }
+        None
     }
 
     /// Copies a page that the caller has claimed, or that nobody can disarm, into a frame of the
@@ -243,8 +244,8 @@ impl Store {
         let meta = self.meta(frame);
         meta.upto.store(0, Ordering::Relaxed);
         meta.after.store(0, Ordering::Relaxed);
-        self.ready.push(self, frame);
         self.in_use.fetch_sub(1, Ordering::Relaxed);
+        self.ready.push(self, frame);
     }
 
     pub fn meta(&self, frame: Frame) -> &FrameMeta {
@@ -296,31 +297,36 @@ impl Store {
         Ok(())
     }
 
-    /// Sees to it that about `count` frames are resident and ready, outside the handler.
+    /// Sees to it that about `count` frames are resident, outside the handler. Takes none of them, so
+    /// that a writer finds them all. One caller at a time.
     pub fn prefault(&self, count: usize) {
         let ready = self.ready.len.load(Ordering::Relaxed) as usize;
-        let mut missing = count.saturating_sub(ready) as u32;
-        while missing > 0 {
-            let Some((first, count)) = self.take_fresh(missing) else {
-                return;
-            };
+        let fresh = self.fresh.load(Ordering::Relaxed);
+        let missing = count.saturating_sub(ready).min(u32::MAX as usize) as u32;
+        let end = fresh
+            .saturating_add(missing)
+            .min(self.reserved.load(Ordering::Relaxed));
+        let mut first = self.resident.load(Ordering::Relaxed).max(fresh);
+        while first < end {
+            let count = (end - first).min(self.left_in_segment(first));
             let (segment, slot) = self.locate(Frame(first));
             let last = PageIndex::new(slot.get() + count as usize - 1);
             segment
                 .memory
                 .populate(PageRange::new(slot, last), self.page_size);
-            for index in first..first + count {
-                self.ready.push(self, Frame(index));
-            }
-            missing -= count;
+            first += count;
         }
+        self.resident.fetch_max(end, Ordering::Relaxed);
     }
 
-    /// Gives the memory of ready frames beyond `keep` back to the system. Never in the handler.
-    pub fn trim(&self, keep: usize) {
+    /// Gives the memory of some ready frames beyond `keep` back to the system; returns whether there is
+    /// more to give. While no snapshot lives, since these frames cannot be taken meanwhile.
+    pub fn trim(&self, keep: usize) -> bool {
+        const SOME: usize = 1024;
         let ready = self.ready.len.load(Ordering::Relaxed) as usize;
+        let beyond = ready.saturating_sub(keep);
         let mut frames: Vec<Frame> = std::iter::from_fn(|| self.ready.pop(self))
-            .take(ready.saturating_sub(keep))
+            .take(beyond.min(SOME))
             .collect();
         frames.sort_unstable();
         for run in frames.chunk_by(|a, b| a.0 + 1 == b.0 && self.left_in_segment(a.0) > 1) {
@@ -333,6 +339,7 @@ impl Store {
                 self.cold.push(self, *frame);
             }
         }
+        beyond > SOME
     }
 
     /// Frames in use now.
@@ -425,7 +432,7 @@ mod tests {
         let store = store(8, 1000);
         store.reserve(100).unwrap();
         store.prefault(40);
-        store.trim(10);
+        while store.trim(10) {}
         let taken: HashSet<Frame> = (0..100).map(|_| store.take().unwrap()).collect();
         assert_eq!(taken.len(), 100);
     }

@@ -192,7 +192,7 @@ mod nested {
     #[test]
     fn stores_in_handler_and_code() {
         let ended = in_child("nested::stores_in_handler_and_code", || {
-            const SIGNALS: u64 = 2000;
+            const SIGNALS: u64 = 300;
             const SNAPSHOTS: u64 = 200;
             let mut arena = Arena::new(PAGES as usize * page_size()).unwrap();
             let snapshotter = arena.snapshotter();
@@ -278,6 +278,75 @@ mod nested {
                 stop.store(true, Relaxed);
             });
             assert_eq!(Trail::steps_in(&arena, BY_HANDLER), NEXT.load(Relaxed) - 1);
+            arena.check_invariants().unwrap();
+        });
+        ended.expect_finished();
+    }
+
+    const COUNTER: usize = 3;
+    static COUNTED: AtomicU64 = AtomicU64::new(0);
+
+    /// May run on several threads at once.
+    extern "C" fn count(_: i32) {
+        let page = COUNTED.fetch_add(1, Relaxed) % PAGES;
+        let word = page as usize * (page_size() / 8) + COUNTER;
+        // SAFETY: inside the arena, which lives as long as signals come.
+        unsafe { &*WORDS.load(Relaxed).wrapping_add(word) }.fetch_add(1, Relaxed);
+    }
+
+    /// The same in a process that forks, in the thread that does and in one that reads a snapshot.
+    #[test]
+    fn stores_in_a_handler_around_forks() {
+        let ended = in_child("nested::stores_in_a_handler_around_forks", || {
+            const FORKS: usize = 300;
+            let mut arena = Arena::new(PAGES as usize * page_size()).unwrap();
+            let snapshotter = arena.snapshotter();
+            WORDS.store(arena.as_mut_ptr().cast(), Relaxed);
+            let handler = count as *const () as usize;
+            signals::install(
+                libc::SIGUSR1,
+                &signals::action(handler, libc::SA_RESTART, &[]),
+            );
+            let stop = AtomicBool::new(false);
+            let quiet = AtomicBool::new(false);
+            // SAFETY: no arguments.
+            let main = unsafe { libc::pthread_self() };
+            let reader = AtomicU64::new(main);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    // SAFETY: no arguments.
+                    reader.store(unsafe { libc::pthread_self() }, Relaxed);
+                    let snapshot = snapshotter.snapshot().unwrap();
+                    let mut byte = [0];
+                    while !quiet.load(Relaxed) {
+                        snapshot.read_at(0, &mut byte).unwrap();
+                    }
+                });
+                scope.spawn(|| {
+                    while !stop.load(Relaxed) {
+                        for thread in [main, reader.load(Relaxed)] {
+                            // SAFETY: both threads wait for this one.
+                            unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+                        }
+                        thread::sleep(std::time::Duration::from_micros(50));
+                    }
+                    quiet.store(true, Relaxed);
+                });
+                for _ in 0..FORKS {
+                    drop(snapshotter.snapshot().unwrap());
+                    match common::fork() {
+                        common::Forked::Child => common::end_of_fork(|| ()),
+                        common::Forked::Parent(child) => common::expect_child_ended_well(child),
+                    }
+                }
+                stop.store(true, Relaxed);
+            });
+            let stored: u64 = arena
+                .atomic_u64()
+                .chunks(page_size() / 8)
+                .map(|page| page[COUNTER].load(Relaxed))
+                .sum();
+            assert_eq!(stored, COUNTED.load(Relaxed));
             arena.check_invariants().unwrap();
         });
         ended.expect_finished();

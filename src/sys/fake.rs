@@ -2,14 +2,15 @@
 //!
 //! What it keeps of the real one: a store to an armed page is refused; `arm` and `disarm` go page by
 //! page, so that others run in between; when `arm` has returned for a page no store to it succeeds any
-//! more (the lock is the TLB shootdown); a store that succeeds is visible to who learns of it.
+//! more (the lock is the TLB shootdown); who sees a store that succeeded sees what was done before the
+//! page was opened (the fence; `docs/soundness.md`).
 
 use std::io;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool as PlainBool, AtomicUsize as PlainUsize, Ordering as Plain};
+use std::sync::atomic::{AtomicBool as PlainBool, Ordering as Plain};
 
 use loom::sync::Mutex;
-use loom::sync::atomic::{AtomicU8, Ordering};
+use loom::sync::atomic::{AtomicU8, Ordering, fence};
 
 use super::{ProtectError, ZeroValid};
 use crate::page::{PageIndex, PageRange, PageSize};
@@ -49,11 +50,15 @@ pub(crate) struct Engine {
     memory: Memory,
     /// Whether each page is writable; the lock is held while a store is made.
     writable: Vec<Mutex<bool>>,
-    /// Refuse calls that are not over the whole arena, as a kernel without mappings to give does.
+    /// Refuse calls that are not over the whole arena, as a kernel without mappings to give does where
+    /// none can be joined.
     pub no_mappings: PlainBool,
+    /// Refuse to open pages that are not beside an open one, as such a kernel does otherwise.
+    pub no_splits: PlainBool,
+    /// Open the first page of each run before refusing it.
+    pub half_way: PlainBool,
     /// Fail the next call to `arm` after its first page.
     pub fail_arming: PlainBool,
-    pub disarm_calls: PlainUsize,
 }
 
 impl Engine {
@@ -62,8 +67,9 @@ impl Engine {
             memory: Memory::new(pages, page_size)?,
             writable: (0..pages).map(|_| Mutex::new(true)).collect(),
             no_mappings: PlainBool::new(false),
+            no_splits: PlainBool::new(false),
+            half_way: PlainBool::new(false),
             fail_arming: PlainBool::new(false),
-            disarm_calls: PlainUsize::new(0),
         })
     }
 
@@ -82,8 +88,14 @@ impl Engine {
     }
 
     pub fn disarm(&self, range: PageRange) -> Result<(), ProtectError> {
-        self.disarm_calls.fetch_add(1, Plain::Relaxed);
-        if self.no_mappings.load(Plain::Relaxed) && range.count() != self.writable.len() {
+        let joins = self.open_at(range.first().below())
+            || self.open_at(range.last().above(self.writable.len()));
+        let refused =
+            self.no_mappings.load(Plain::Relaxed) || self.no_splits.load(Plain::Relaxed) && !joins;
+        if refused && range.count() != self.writable.len() {
+            if self.half_way.load(Plain::Relaxed) && range.count() > 1 {
+                self.set(range.first(), true);
+            }
             return Err(ProtectError::NoMappings);
         }
         for page in range.iter() {
@@ -96,6 +108,10 @@ impl Engine {
         *self.writable[page.get()].lock().expect("no panics") = writable;
     }
 
+    fn open_at(&self, page: Option<PageIndex>) -> bool {
+        self.no_splits.load(Plain::Relaxed) && page.is_some_and(|page| self.is_writable(page))
+    }
+
     pub fn is_writable(&self, page: PageIndex) -> bool {
         *self.writable[page.get()].lock().expect("no panics")
     }
@@ -104,6 +120,7 @@ impl Engine {
     pub fn store(&self, page: PageIndex, offset: usize, value: u8) -> bool {
         let writable = self.writable[page.get()].lock().expect("no panics");
         if *writable {
+            fence(Ordering::Release);
             self.memory.bytes[offset].store(value, Ordering::Relaxed);
         }
         *writable
@@ -113,6 +130,7 @@ impl Engine {
     pub fn add(&self, page: PageIndex, offset: usize, value: u8) -> bool {
         let writable = self.writable[page.get()].lock().expect("no panics");
         if *writable {
+            fence(Ordering::Release);
             self.memory.bytes[offset].fetch_add(value, Ordering::Relaxed);
         }
         *writable

@@ -13,24 +13,24 @@ pub(crate) struct Hooks {
     pub after_in_child: fn(),
 }
 
-static HOOKS: OnceLock<Hooks> = OnceLock::new();
+/// The hooks, and the error number of their installation.
+static HOOKS: OnceLock<(Hooks, i32)> = OnceLock::new();
 
-/// Has the hooks called around every fork from now on. Further calls do nothing.
+/// Has the hooks called around every fork from now on. Further calls only say how the first went.
 pub(crate) fn install(hooks: Hooks) -> io::Result<()> {
-    let mut result = 0;
-    HOOKS.get_or_init(|| {
+    let (_, result) = HOOKS.get_or_init(|| {
         // SAFETY: the three functions live as long as the program and take no arguments.
-        result = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
-        hooks
+        let result = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+        (hooks, result)
     });
-    match result {
+    match *result {
         0 => Ok(()),
         number => Err(io::Error::from_raw_os_error(number)),
     }
 }
 
 fn call(choose: fn(&Hooks) -> fn()) {
-    if let Some(hooks) = HOOKS.get() {
+    if let Some((hooks, _)) = HOOKS.get() {
         choose(hooks)();
     }
 }

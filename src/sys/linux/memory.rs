@@ -4,8 +4,10 @@
 
 use std::io;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
+use nix::errno::Errno;
 
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::sys::ZeroValid;
@@ -110,14 +112,15 @@ impl Memory {
         let (start, len) = self.bytes_of(range, page_size);
         // SAFETY: inside the mapping; populating does not change contents.
         let result = unsafe { libc::madvise(start.cast(), len, libc::MADV_POPULATE_WRITE) };
-        if result == 0 {
+        if result == 0 || Errno::last() != Errno::EINVAL {
             return;
         }
-        // Kernels before 5.14 do not know the advice: touch each page.
+        // Kernels before 5.14 do not know the advice: touch each page, without changing it.
         for page in 0..range.count() {
             let byte = start.wrapping_add(page * page_size.bytes());
-            // SAFETY: inside the mapping, and the pages are the caller's alone and hold nothing.
-            unsafe { byte.write_volatile(0) };
+            // SAFETY: inside the mapping. Others may store to the page meanwhile.
+            let byte = unsafe { AtomicU8::from_ptr(byte) };
+            byte.fetch_or(0, Ordering::Relaxed);
         }
     }
 

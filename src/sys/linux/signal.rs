@@ -23,7 +23,8 @@ pub(crate) type Resolve = fn(usize) -> bool;
 
 struct Installed {
     resolve: Resolve,
-    previous: libc::sigaction,
+    /// What was there before, or why ours could not be installed.
+    previous: Result<SigAction, Errno>,
     /// The previous handler asked to be called once (`SA_RESETHAND`), and was.
     previous_gone: AtomicBool,
 }
@@ -31,28 +32,23 @@ struct Installed {
 static INSTALLED: OnceLock<Installed> = OnceLock::new();
 static FORWARDED: AtomicU64 = AtomicU64::new(0);
 
-/// Installs the handler; further calls do nothing.
+/// Installs the handler; further calls only say how the first went.
 pub(crate) fn install(resolve: Resolve) -> io::Result<()> {
-    // The previous handler must be known before ours can be called.
-    let previous = current()?;
-    let mut result = Ok(());
-    INSTALLED.get_or_init(|| {
+    let installed = INSTALLED.get_or_init(|| {
         // SIGINFO: address and context are what we decide by.
         // ONSTACK: a stack overflow arrives here too, and Go aborts on handlers without it.
         // No NODEFER, and all signals masked: no other handler may store to an arena while a page is
         // claimed by the thread that it interrupts.
         let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
         let action = SigAction::new(SigHandler::SigAction(on_fault), flags, SigSet::all());
-        // SAFETY: `on_fault` is async-signal-safe (invariant 6).
-        let installed = unsafe { nix::sys::signal::sigaction(Signal::SIGSEGV, &action) };
-        result = installed.map(drop).map_err(io::Error::from);
         Installed {
             resolve,
-            previous,
+            // SAFETY: `on_fault` is async-signal-safe (invariant 6).
+            previous: unsafe { nix::sys::signal::sigaction(Signal::SIGSEGV, &action) },
             previous_gone: AtomicBool::new(false),
         }
     });
-    result
+    installed.previous.map(drop).map_err(io::Error::from)
 }
 
 /// Whether SIGSEGV still comes to our handler.
@@ -73,25 +69,16 @@ pub(crate) fn forwarded() -> u64 {
     FORWARDED.load(Ordering::Relaxed)
 }
 
-/// All signals of this thread held back, but for those that its own instructions raise.
+/// All signals of this thread held back. Where it lives no arena is touched, so no fault is expected
+/// (one would kill the process).
 pub(crate) struct Masked {
     before: SigSet,
 }
 
 impl Masked {
     pub fn new() -> Self {
-        let mut set = SigSet::all();
-        for raised_by_code in [
-            Signal::SIGSEGV,
-            Signal::SIGBUS,
-            Signal::SIGFPE,
-            Signal::SIGILL,
-            Signal::SIGTRAP,
-        ] {
-            set.remove(raised_by_code);
-        }
         // Fails only for an unknown `how`.
-        let before = set
+        let before = SigSet::all()
             .thread_swap_mask(SigmaskHow::SIG_BLOCK)
             .unwrap_or_else(|_| SigSet::empty());
         Self { before }
@@ -127,12 +114,13 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     };
     // SAFETY: the kernel's own arguments.
     let store = unsafe { context::refused_store(info, context) };
-    if !store.is_some_and(installed.resolve) {
+    let resolved = store.is_some_and(installed.resolve);
+    Errno::set_raw(errno);
+    if !resolved {
         FORWARDED.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the kernel's own arguments.
         unsafe { forward(installed, signal, info, context) };
     }
-    Errno::set_raw(errno);
 }
 
 /// Does what the kernel would have done without us (invariant 7).
@@ -146,36 +134,29 @@ unsafe fn forward(
     info: *mut libc::siginfo_t,
     context: *mut c_void,
 ) {
-    let previous = &installed.previous;
+    let Ok(previous) = &installed.previous else {
+        return;
+    };
     // SAFETY: the kernel passes a valid siginfo.
     let was_sent = unsafe { (*info).si_code } <= 0;
     let handler = if installed.previous_gone.load(Ordering::Relaxed) {
-        libc::SIG_DFL
+        SigHandler::SigDfl
     } else {
-        previous.sa_sigaction
+        previous.handler()
     };
-    match handler {
-        libc::SIG_IGN if was_sent => {}
-        // A fault cannot be ignored: the kernel kills.
-        libc::SIG_DFL | libc::SIG_IGN => die_by_default(signal, was_sent),
-        handler => {
-            if previous.sa_flags & libc::SA_RESETHAND != 0 {
-                installed.previous_gone.store(true, Ordering::Relaxed);
-            }
-            // SAFETY: the kernel's context.
-            unsafe { set_mask_of(previous, context) };
-            if previous.sa_flags & libc::SA_SIGINFO != 0 {
-                type Full = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
-                // SAFETY: with SA_SIGINFO the kernel would call it with this signature.
-                let handler = unsafe { std::mem::transmute::<usize, Full>(handler) };
-                handler(signal, info, context);
-            } else {
-                type Short = extern "C" fn(c_int);
-                // SAFETY: without SA_SIGINFO the kernel would call it with this signature.
-                let handler = unsafe { std::mem::transmute::<usize, Short>(handler) };
-                handler(signal);
-            }
+    if matches!(handler, SigHandler::Handler(_) | SigHandler::SigAction(_)) {
+        if previous.flags().contains(SaFlags::SA_RESETHAND) {
+            installed.previous_gone.store(true, Ordering::Relaxed);
         }
+        // SAFETY: the kernel's context.
+        unsafe { set_mask_of(previous, context) };
+    }
+    match handler {
+        SigHandler::SigAction(handler) => handler(signal, info, context),
+        SigHandler::Handler(handler) => handler(signal),
+        SigHandler::SigIgn if was_sent => {}
+        // A fault cannot be ignored: the kernel kills.
+        SigHandler::SigDfl | SigHandler::SigIgn => die_by_default(signal, was_sent),
     }
 }
 
@@ -185,14 +166,15 @@ unsafe fn forward(
 /// # Safety
 ///
 /// `context` is the kernel's ucontext.
-unsafe fn set_mask_of(previous: &libc::sigaction, context: *const c_void) {
+unsafe fn set_mask_of(previous: &SigAction, context: *const c_void) {
     let context = context.cast::<libc::ucontext_t>();
     // SAFETY: a valid ucontext (contract). The kernel fills in the first 64 signals, all that is used.
     let mut mask = unsafe { (*context).uc_sigmask };
+    let (theirs, flags) = (previous.mask(), previous.flags());
     for signal in 1..=64 {
-        // SAFETY: `previous.sa_mask` is a valid set.
-        let in_mask = unsafe { libc::sigismember(&raw const previous.sa_mask, signal) } == 1;
-        let itself = signal == libc::SIGSEGV && previous.sa_flags & libc::SA_NODEFER == 0;
+        // SAFETY: a valid set.
+        let in_mask = unsafe { libc::sigismember(theirs.as_ref(), signal) } == 1;
+        let itself = signal == libc::SIGSEGV && !flags.contains(SaFlags::SA_NODEFER);
         if in_mask || itself {
             // SAFETY: `mask` is a valid set.
             unsafe { libc::sigaddset(&raw mut mask, signal) };
