@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use crate::error::{Error, Result};
 use crate::home::Home;
+use crate::pending::{self, Pending, take_snapshot};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::sys;
@@ -133,9 +134,11 @@ impl Arena {
 
     /// Freezes the arena's bytes as they are now.
     ///
-    /// Takes write permission from what was written since the last snapshot, by one system call; writers
-    /// that store meanwhile wait for it. After that the first write to each page faults once and saves
-    /// the page. Cost of the call: about 25 ms per GiB of resident memory that was written since.
+    /// Takes write permission from what was written since the last snapshot, most of it ahead of time and
+    /// in slices, while writers on other threads run; then stops those that store for about a tenth of a
+    /// millisecond. After that the first write to each page faults once and saves the page. The call takes
+    /// about 25 ms per GiB of resident memory that was written since, more with busy writers. A program
+    /// whose writing thread takes the snapshots itself is better off with [`prepare`](Self::prepare).
     ///
     /// # Errors
     ///
@@ -145,6 +148,17 @@ impl Arena {
     pub fn snapshot(&self) -> Result<Snapshot> {
         self.home.forget_leaked_guard();
         take_snapshot(&self.home)
+    }
+
+    /// Begins a snapshot that is committed later: [`Pending::step`] does what takes long, in pieces,
+    /// and [`Pending::commit`] freezes the bytes as they are then. Nothing is armed by this call.
+    ///
+    /// # Errors
+    ///
+    /// As [`snapshot`](Self::snapshot).
+    pub fn prepare(&self) -> Result<Pending> {
+        self.home.forget_leaked_guard();
+        Pending::new(&self.home)
     }
 
     /// A handle with which another thread may take snapshots while this one writes.
@@ -294,23 +308,18 @@ impl Snapshotter {
         Ok(stats_of(&home))
     }
 
-    fn home(&self) -> Result<Arc<Home>> {
-        self.home
-            .upgrade()
-            .filter(|home| !home.is_abandoned())
-            .ok_or(Error::ArenaDropped)
+    /// Begins a snapshot that is committed later; as [`Arena::prepare`].
+    ///
+    /// # Errors
+    ///
+    /// As [`snapshot`](Self::snapshot).
+    pub fn prepare(&self) -> Result<Pending> {
+        Pending::new(&self.home()?)
     }
-}
 
-fn take_snapshot(home: &Arc<Home>) -> Result<Snapshot> {
-    if !sys::signal::is_installed() {
-        return Err(Error::HandlerReplaced);
+    fn home(&self) -> Result<Arc<Home>> {
+        pending::upgrade(&self.home)
     }
-    if sys::signal::is_masked() {
-        return Err(Error::SignalMasked);
-    }
-    let live = home.commit()?;
-    Ok(Snapshot::new(home.clone(), live))
 }
 
 fn stats_of(home: &Home) -> Stats {

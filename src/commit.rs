@@ -1,5 +1,6 @@
 //! Taking a snapshot, and the ledger of those that live.
 //!
+//! Most of what has to be armed may have been armed ahead ([`crate::prepare`]); a commit arms the rest.
 //! The order: wait until no `writable` guard lives; close the gate and drain it; arm what is dirty;
 //! advance the epoch; open the gate. The snapshot's instant is when the gate was closed and all is
 //! armed: a writer that faults meanwhile waits for the gate, so no later store is in the snapshot without
@@ -8,13 +9,12 @@
 //! While the gate is closed the committer allocates nothing, calls nobody back, touches no arena and
 //! has signals masked: a writer that waits at the gate may hold any lock but ours.
 
-use std::time::Duration;
-
+use crate::dirty::Slice;
 use crate::error::{Error, Result};
 use crate::guard;
 use crate::shared::Shared;
 use crate::store::Frame;
-use crate::sync::{Arc, AtomicBool, Ordering, ThreadId, lock, wait_on};
+use crate::sync::{Arc, AtomicBool, MutexGuard, Ordering, ThreadId, lock, wait_on};
 use crate::sys;
 use crate::table::Epoch;
 
@@ -46,8 +46,32 @@ pub(crate) struct Ledger {
 const FIRST_PREFAULT: usize = 64;
 
 impl Shared {
-    /// Takes a snapshot of all pages.
-    pub fn commit(&self) -> Result<Arc<Live>> {
+    /// Gets ready what a commit needs and what it would take long to get: address space for the
+    /// copies, resident frames.
+    pub fn reserve(&self, _ledger: &Ledger) -> Result<()> {
+        // Twice the pages: as many may be saved before the gate is closed, and as many after.
+        let frames = self.pages * 2;
+        self.store
+            .reserve(frames)
+            .or_else(|error| {
+                if !self.mappings.is_split() {
+                    return Err(error);
+                }
+                // Armed as a whole the arena's mappings become one again, and others can be made. Later
+                // writes there find that they need no copy.
+                let _ = self.arm(|| self.all_dirty());
+                self.store.reserve(frames)
+            })
+            .map_err(|source| Error::Reserve {
+                bytes: frames * self.page_size.bytes(),
+                source,
+            })?;
+        self.store.prefault(self.expected_saves());
+        Ok(())
+    }
+
+    /// The ledger, once no guard lives.
+    pub fn ledger_without_guard(&self) -> Result<MutexGuard<'_, Ledger>> {
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
@@ -61,23 +85,13 @@ impl Shared {
             // New guards that stood back for this commit; they get the lock when it is done.
             self.guard_gone.notify_all();
         }
+        Ok(ledger)
+    }
 
-        // Twice the pages: as many may be saved before the gate is closed, and as many after.
-        let frames = self.pages * 2;
-        self.store
-            .reserve(frames)
-            .or_else(|error| {
-                if !self.mappings.is_split() {
-                    return Err(error);
-                }
-                self.join_mappings();
-                self.store.reserve(frames)
-            })
-            .map_err(|source| Error::Reserve {
-                bytes: frames * self.page_size.bytes(),
-                source,
-            })?;
-        self.store.prefault(self.expected_saves());
+    /// Takes a snapshot of all pages: the second phase, a stop for who writes.
+    pub fn commit(&self) -> Result<Arc<Live>> {
+        let mut ledger = self.ledger_without_guard()?;
+        self.reserve(&ledger)?;
         let epoch = self.epoch().next();
         let snapshot = Arc::new(Live {
             epoch,
@@ -88,9 +102,7 @@ impl Shared {
         let masked = sys::signal::Masked::new();
         let closing = sys::clock::now();
         self.gate.close();
-        let arming = sys::clock::now();
-        let armed = self.arm();
-        let armed_at = sys::clock::now();
+        let armed = self.arm_closed(self.all_dirty());
         if armed.is_ok() {
             self.mark_failed(&ledger);
             if let Some(newest) = ledger.live.last_mut() {
@@ -102,6 +114,8 @@ impl Shared {
             });
             self.set_epoch(epoch);
             self.set_newest(epoch);
+            self.half_armed.store(false, Ordering::Relaxed);
+            self.mappings.reset();
             self.free_faults.store(0, Ordering::Relaxed);
         }
         self.gate.open();
@@ -109,11 +123,19 @@ impl Shared {
         drop(masked);
 
         armed?;
-        self.counters.committed(
-            Duration::from_nanos(pause),
-            Duration::from_nanos(armed_at - arming),
-        );
+        self.counters.committed(pause);
         Ok(snapshot)
+    }
+
+    /// Arms a part of the dirty set, chosen once the gate is closed, and opens the gate again; returns
+    /// whether a writer slept meanwhile. No guard lives.
+    pub fn arm(&self, choose: impl FnOnce() -> Option<Slice>) -> Result<bool> {
+        let masked = sys::signal::Masked::new();
+        self.gate.close();
+        let armed = self.arm_closed(choose());
+        let waited_for = self.gate.open();
+        drop(masked);
+        armed.map(|()| waited_for)
     }
 
     /// Frames to have ready: as many as the last snapshot's time used, within bounds.
@@ -128,35 +150,29 @@ impl Shared {
         (self.pages / 8).max(1024)
     }
 
-    /// Arms what is dirty without taking a snapshot, so that the arena's mappings become one again and
-    /// others can be made. Later writes there find that they need no copy.
-    fn join_mappings(&self) {
-        let masked = sys::signal::Masked::new();
-        self.gate.close();
-        // When it fails the caller's second try does too, and says so.
-        let _ = self.arm();
-        self.gate.open();
-        drop(masked);
+    fn all_dirty(&self) -> Option<Slice> {
+        self.dirty.slice(0, self.pages, self.pages)
     }
 
-    /// Arms what is dirty, by one call over all of it: what lies between and is armed already costs
-    /// nothing, while several calls cost a TLB shootdown each. Gate closed and drained.
-    fn arm(&self) -> Result<()> {
-        let Some(span) = self.dirty.span() else {
+    /// Arms a part of the dirty set by one call over all of it: what lies between and is armed already
+    /// costs nothing, while several calls cost a TLB shootdown each. Gate closed and drained.
+    fn arm_closed(&self, slice: Option<Slice>) -> Result<()> {
+        let Some(slice) = slice else {
             return Ok(());
         };
+        let begin = sys::clock::now();
         self.counters.protect_call();
-        if let Err(error) = self.engine.arm(span) {
+        if let Err(error) = self.engine.arm(slice.range) {
             // Some of it may be armed; the pages stay in the dirty set.
             self.half_armed.store(true, Ordering::Relaxed);
             return Err(Error::Protect {
-                pages: span.count(),
+                pages: slice.range.count(),
                 source: error.into(),
             });
         }
-        self.dirty.clear();
-        self.half_armed.store(false, Ordering::Relaxed);
-        self.mappings.reset();
+        self.dirty.remove(slice.range);
+        self.mappings.joined(slice.runs);
+        self.counters.armed(sys::clock::since(begin));
         Ok(())
     }
 

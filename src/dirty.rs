@@ -10,15 +10,26 @@
 //! what was never written: 64 GiB of 4 KiB pages has 4096 words in the upper one.
 
 use crate::page::{PageIndex, PageRange};
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::Zeroed;
 
 const BITS: usize = u64::BITS as usize;
 
+/// A part of the dirty set that can be armed by one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slice {
+    /// From the first to the last of its pages; what lies between and is not open is armed already.
+    pub range: PageRange,
+    /// Open pages in it.
+    pub pages: usize,
+    /// Runs of neighbours that these are.
+    pub runs: usize,
+}
+
 pub(crate) struct DirtySet {
     pages: usize,
-    /// All pages are open, whatever the bits say: never armed so far, or disarmed as a whole.
-    everything: AtomicBool,
+    /// All pages from here on are open, whatever the bits say: never armed so far, or disarmed as a whole.
+    open_from: AtomicU32,
     /// One bit a page.
     leaves: Zeroed<AtomicU64>,
     /// One bit a word of `leaves`: set when that word has one set.
@@ -31,14 +42,18 @@ impl DirtySet {
         let leaves = pages.div_ceil(BITS);
         Ok(Self {
             pages,
-            everything: AtomicBool::new(true),
+            open_from: AtomicU32::new(0),
             leaves: Zeroed::new(leaves)?,
             summary: Zeroed::new(leaves.div_ceil(BITS))?,
         })
     }
 
     pub fn contains(&self, page: PageIndex) -> bool {
-        self.everything.load(Ordering::Relaxed) || self.has_bit(page)
+        page.get() >= self.open_from() || self.has_bit(page)
+    }
+
+    fn open_from(&self) -> usize {
+        self.open_from.load(Ordering::Relaxed) as usize
     }
 
     fn has_bit(&self, page: PageIndex) -> bool {
@@ -65,34 +80,84 @@ impl DirtySet {
 
     /// Makes it the set of all pages. Only with the gate closed and drained.
     pub fn add_everything(&self) {
-        self.everything.store(true, Ordering::Relaxed);
+        self.open_from.store(0, Ordering::Relaxed);
     }
 
-    /// The pages from the first to the last that is open, or `None`. Only with the gate closed.
-    pub fn span(&self) -> Option<PageRange> {
-        if self.everything.load(Ordering::Relaxed) {
-            return Some(PageRange::all(self.pages));
+    /// A stretch that starts at an open page, the first one from `from` on, and has at most `pages` of
+    /// them (one at least) in at most `runs` runs; and how many pages and runs those are. `None` when no
+    /// page from there on is open. Only with the gate closed.
+    pub fn slice(&self, from: usize, pages: usize, runs: usize) -> Option<Slice> {
+        // What lies beyond a page that was never armed must not be armed before it.
+        let first = self.next_open(from.min(self.open_from()))?;
+        let mut slice = Slice {
+            range: PageRange::new(first, first),
+            pages: 0,
+            runs: 0,
+        };
+        let mut next = Some(first);
+        while let Some(start) = next
+            && slice.pages < pages
+            && slice.runs < runs
+        {
+            let room = pages - slice.pages;
+            let end = self
+                .run_end(start.get())
+                .min(start.get().saturating_add(room));
+            slice.range = PageRange::new(first, PageIndex::new(end - 1));
+            slice.pages += end - start.get();
+            slice.runs += 1;
+            next = self.next_open(end);
         }
-        let first = self.next_from(0)?;
-        let last = self.previous_from(self.pages - 1)?;
-        Some(PageRange::new(first, last))
+        Some(slice)
     }
 
-    /// Empties the set. Only with the gate closed and drained.
-    pub fn clear(&self) {
-        self.everything.store(false, Ordering::Relaxed);
-        for (index, summary) in self.summary.iter().enumerate() {
-            let mut bits = summary.load(Ordering::Relaxed);
-            if bits == 0 {
-                continue;
-            }
-            summary.store(0, Ordering::Relaxed);
-            while bits != 0 {
-                let leaf = index * BITS + bits.trailing_zeros() as usize;
-                self.leaves[leaf].store(0, Ordering::Relaxed);
-                bits &= bits - 1;
-            }
+    /// Takes pages out that are all in one [`Slice`]. Only with the gate closed and drained.
+    pub fn remove(&self, range: PageRange) {
+        let (first, end) = (range.first().get(), range.last().get() + 1);
+        debug_assert!(first <= self.open_from());
+        if end > self.open_from() {
+            self.open_from.store(end as u32, Ordering::Relaxed);
         }
+        let mut at = first;
+        while let Some(open) = self.next_from(at).filter(|open| open.get() < end) {
+            let leaf = open.get() / BITS;
+            let from = open.get() % BITS;
+            let to = (end - 1).min(leaf * BITS + BITS - 1) % BITS;
+            let taken = (u64::MAX >> (BITS - 1 - (to - from))) << from;
+            let left = self.leaves[leaf].load(Ordering::Relaxed) & !taken;
+            self.leaves[leaf].store(left, Ordering::Relaxed);
+            if left == 0 {
+                let summary = &self.summary[leaf / BITS];
+                let bits = summary.load(Ordering::Relaxed) & !(1 << (leaf % BITS));
+                summary.store(bits, Ordering::Relaxed);
+            }
+            at = leaf * BITS + to + 1;
+        }
+    }
+
+    /// The first open page from `from` on.
+    fn next_open(&self, from: usize) -> Option<PageIndex> {
+        let open_from = self.open_from();
+        if from >= open_from {
+            return PageIndex::checked(from, self.pages);
+        }
+        self.next_from(from)
+            .filter(|page| page.get() < open_from)
+            .or_else(|| PageIndex::checked(open_from, self.pages))
+    }
+
+    /// One past the last open page of the run that `page` is in.
+    fn run_end(&self, page: usize) -> usize {
+        let mut at = page;
+        while at < self.open_from() {
+            let closed =
+                !self.leaves[at / BITS].load(Ordering::Relaxed) & (u64::MAX << (at % BITS));
+            if closed != 0 {
+                return at / BITS * BITS + closed.trailing_zeros() as usize;
+            }
+            at = at / BITS * BITS + BITS;
+        }
+        self.pages
     }
 
     /// The open page nearest to `range`, at most `reach` pages away on either side.
@@ -103,7 +168,7 @@ impl DirtySet {
             .and_then(|from| self.previous_from(from))
             .map(|page| (first - page.get(), page));
         let above = self
-            .next_from(last + 1)
+            .next_open(last + 1)
             .map(|page| (page.get() - last, page));
         let (far, page) = below.into_iter().chain(above).min()?;
         (far <= reach).then_some(page)
@@ -177,35 +242,43 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_open_until_the_first_clear() {
+    fn everything_is_open_until_it_is_taken_out() {
         let set = DirtySet::new(70).unwrap();
         assert!(set.contains(page(69)));
-        assert_eq!(set.span(), Some(PageRange::all(70)));
-        set.clear();
-        assert!(!set.contains(page(69)));
-        assert_eq!(set.span(), None);
+        let slice = |first, last, pages, runs| {
+            let range = PageRange::new(page(first), page(last));
+            Some(Slice { range, pages, runs })
+        };
+        assert_eq!(set.slice(0, 70, 1), slice(0, 69, 70, 1));
+        // A cursor beyond what was never armed goes back to it.
+        assert_eq!(set.slice(40, 10, 1), slice(0, 9, 10, 1));
+        set.remove(PageRange::new(page(0), page(9)));
+        assert!(!set.contains(page(9)));
+        assert!(set.contains(page(10)));
+        assert_eq!(set.slice(0, 70, 1), slice(10, 69, 60, 1));
+        set.remove(PageRange::new(page(10), page(69)));
+        assert_eq!(set.slice(0, 70, 70), None);
         set.add_everything();
         assert!(set.contains(page(0)));
     }
 
     proptest! {
-        /// Against a `BTreeSet`: membership, span and nearest neighbour, over word borders of both levels.
+        /// Against a `BTreeSet`: membership, slices and nearest neighbour, over word borders of both levels.
         #[test]
         fn behaves_as_a_set_of_pages(
             runs in prop::collection::vec((0usize..9000, 0usize..200), 0..12),
             probes in prop::collection::vec((0usize..9000, 0usize..9000), 1..20),
+            most in (1usize..500, 1usize..5),
         ) {
             const PAGES: usize = 9000;
             let set = DirtySet::new(PAGES).unwrap();
-            set.clear();
+            set.remove(PageRange::all(PAGES));
             let mut model = BTreeSet::new();
             for (first, more) in runs {
                 let last = (first + more).min(PAGES - 1);
                 set.add(PageRange::new(page(first), page(last)));
                 model.extend(first..=last);
             }
-            let span = set.span().map(|span| (span.first().get(), span.last().get()));
-            prop_assert_eq!(span, model.first().map(|first| (*first, *model.last().unwrap())));
             for (at, reach) in probes {
                 prop_assert_eq!(set.contains(page(at)), model.contains(&at));
                 let wanted = model.iter().filter(|other| **other != at)
@@ -214,9 +287,23 @@ mod tests {
                 prop_assert_eq!(found.map(|found| found.get().abs_diff(at)), wanted);
                 prop_assert!(found.is_none_or(|found| model.contains(&found.get())));
             }
-            set.clear();
-            prop_assert!(model.iter().all(|at| !set.contains(page(*at))));
-            prop_assert_eq!(set.span(), None);
+            // Slice by slice until nothing is left.
+            let mut from = 0;
+            while let Some(slice) = set.slice(from, most.0, most.1) {
+                let (first, last) = (slice.range.first().get(), slice.range.last().get());
+                let inside: Vec<usize> = model.range(first..=last).copied().collect();
+                prop_assert_eq!(model.range(from..).next(), Some(&first));
+                prop_assert_eq!((inside[0], inside[inside.len() - 1]), (first, last));
+                prop_assert_eq!(slice.pages, inside.len());
+                let breaks = inside.windows(2).filter(|pair| pair[0] + 1 < pair[1]).count();
+                prop_assert_eq!(slice.runs, breaks + 1);
+                prop_assert!(slice.pages <= most.0 && slice.runs <= most.1);
+                set.remove(slice.range);
+                prop_assert!(inside.iter().all(|at| !set.contains(page(*at))));
+                from = last + 1;
+            }
+            prop_assert_eq!(model.range(from..).next(), None);
+            prop_assert_eq!(set.slice(0, PAGES, PAGES), None);
         }
     }
 }

@@ -8,15 +8,18 @@
 //! ```
 //!
 //! "Closed" and the count are one atomic word and entering is one read-modify-write on it. With two
-//! words, "I am inside" and "is it closed?" would be Dekker's problem.
+//! words, "I am inside" and "is it closed?" would be Dekker's problem. A third part says that somebody
+//! sleeps until the gate opens, so that opening wakes only when it has to, and can tell.
 //!
 //! Two gates guard an arena: one that everybody who disarms pages passes (handlers, `writable`), closed
-//! by a commit, a drop or the last way out of the mapping wall; and one that readers of the version
-//! chains pass, closed before frames are recycled. All of it is async-signal-safe.
+//! by a commit, by arming ahead, by a drop or by the last way out of the mapping wall; and one that readers of
+//! the version chains pass, closed before frames are recycled. All of it is async-signal-safe.
 
 use crate::sync::{AtomicU32, Ordering, sleep_u32, wait_until, wake_u32};
 
 const CLOSED: u32 = 1 << 31;
+const WAITED_FOR: u32 = 1 << 30;
+const COUNT: u32 = WAITED_FOR - 1;
 
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -53,8 +56,8 @@ impl Gate {
     /// Leaves. Release: what was done inside is seen by the next closer.
     pub fn leave(&self) {
         let before = self.word.fetch_sub(1, Ordering::Release);
-        debug_assert!(before & !CLOSED != 0, "left a gate that nobody was in");
-        if before == CLOSED | 1 {
+        debug_assert!(before & COUNT != 0, "left a gate that nobody was in");
+        if before & CLOSED != 0 && before & COUNT == 1 {
             wake_u32(&self.word);
         }
     }
@@ -73,12 +76,12 @@ impl Gate {
         if before & CLOSED != 0 {
             return false;
         }
-        if before != 0 {
+        if before & COUNT != 0 {
             self.drains.fetch_add(1, Ordering::Relaxed);
-            let drained = || self.word.load(Ordering::Acquire) == CLOSED;
+            let drained = || self.word.load(Ordering::Acquire) & COUNT == 0;
             wait_until(drained, || {
                 let seen = self.word.load(Ordering::Relaxed);
-                if seen != CLOSED {
+                if seen & COUNT != 0 {
                     sleep_u32(&self.word, seen);
                 }
             });
@@ -86,14 +89,19 @@ impl Gate {
         true
     }
 
-    /// Opens a gate that the caller closed, and lets in who waits.
-    pub fn open(&self) {
+    /// Opens a gate that the caller closed, and lets in who waits; returns whether anybody slept.
+    pub fn open(&self) -> bool {
         let before = self.word.swap(0, Ordering::Release);
         debug_assert_eq!(
-            before, CLOSED,
+            before & !WAITED_FOR,
+            CLOSED,
             "opened a gate that was not closed and empty"
         );
-        wake_u32(&self.word);
+        let waited_for = before & WAITED_FOR != 0;
+        if waited_for {
+            wake_u32(&self.word);
+        }
+        waited_for
     }
 
     /// Waits until the gate is open; it may be closed again on return.
@@ -101,8 +109,17 @@ impl Gate {
         let is_open = || self.word.load(Ordering::Relaxed) & CLOSED == 0;
         wait_until(is_open, || {
             let seen = self.word.load(Ordering::Relaxed);
-            if seen & CLOSED != 0 {
-                sleep_u32(&self.word, seen);
+            if seen & CLOSED == 0 {
+                return;
+            }
+            let marked = seen | WAITED_FOR;
+            if seen == marked
+                || self
+                    .word
+                    .compare_exchange(seen, marked, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+            {
+                sleep_u32(&self.word, marked);
             }
         });
     }

@@ -64,8 +64,11 @@ impl Home {
         let shared = &self.shared;
         let begin = sys::clock::now();
         let page = shared.page_size.page_of(address - self.addresses().start);
-        match shared.first_write(page) {
-            Opened::Saved => shared.counters.saved_fault(sys::clock::since(begin)),
+        let opened = shared.first_write(page);
+        let took = sys::clock::since(begin);
+        shared.counters.waited(took);
+        match opened {
+            Opened::Saved => shared.counters.saved_fault(took),
             Opened::Soft => shared.counters.soft_fault(),
             Opened::Already => {
                 let thread = sys::thread_number();

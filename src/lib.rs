@@ -9,6 +9,7 @@ mod gate;
 mod guard;
 mod mappings;
 mod page;
+mod prepare;
 mod read;
 mod release;
 mod shared;
@@ -31,6 +32,8 @@ mod invariants;
 #[cfg(not(loom))]
 mod pages;
 #[cfg(not(loom))]
+mod pending;
+#[cfg(not(loom))]
 mod progress;
 #[cfg(not(loom))]
 mod reader;
@@ -47,6 +50,8 @@ pub use arena::{Arena, ArenaBuilder, Snapshotter, Writable};
 pub use error::{Error, Result};
 #[cfg(not(loom))]
 pub use pages::{Page, Pages};
+#[cfg(not(loom))]
+pub use pending::Pending;
 #[cfg(not(loom))]
 pub use reader::SnapshotReader;
 #[cfg(not(loom))]

@@ -53,6 +53,13 @@ impl Mappings {
         self.now.load(Ordering::Relaxed) > self.least.load(Ordering::Relaxed)
     }
 
+    /// `runs` runs of open pages were armed.
+    pub fn joined(&self, runs: usize) {
+        let now = self.now.load(Ordering::Relaxed);
+        let least = self.least.load(Ordering::Relaxed);
+        self.change((now - 2 * runs as i64).max(least) - now);
+    }
+
     /// All pages have the same protection again.
     pub fn reset(&self) {
         let least = self.least.load(Ordering::Relaxed);

@@ -575,7 +575,7 @@ fn nearest_open_page_and_add() {
     for (at, other) in [(10, 150), (150, 10)] {
         model(3, move || {
             let set = Arc::new(DirtySet::new(200).expect("the fake has memory"));
-            set.clear();
+            set.remove(PageRange::all(200));
             let looker = {
                 let set = set.clone();
                 thread::spawn(move || set.nearest(PageRange::new(page(at), page(at)), usize::MAX))

@@ -45,10 +45,16 @@ pub struct Stats {
     pub reader_retries: u64,
     /// How often taking or dropping a snapshot had to wait for a fault in progress.
     pub drains: u64,
-    /// How long the last snapshot kept writers that faulted from going on. Not a counter.
+    /// How long the last commit kept writers that faulted from going on. Not a counter.
     pub last_pause: Duration,
-    /// The part of it that arming took. Not a counter.
+    /// How long taking write permission took for the last snapshot, ahead and at its commit, all calls
+    /// together. Not a counter.
     pub last_arm: Duration,
+    /// In how many passes over the arena the last snapshot was prepared; 0 when it was not. Not a counter.
+    pub last_passes: u64,
+    /// The longest that a store which faulted had to wait, from the fault until it was retried. Only
+    /// grows.
+    pub worst_wait: Duration,
     /// How long the faults that saved a page took inside the handler.
     pub save_latency: Histogram,
 }
@@ -118,7 +124,12 @@ pub(crate) struct Counters {
     wall_exits: AtomicU64,
     reader_retries: AtomicU64,
     last_pause_ns: AtomicU64,
+    /// Since the last commit.
+    arming_ns: AtomicU64,
     last_arm_ns: AtomicU64,
+    passes: AtomicU64,
+    last_passes: AtomicU64,
+    worst_wait_ns: AtomicU64,
     save_latency: [AtomicU64; Histogram::BUCKETS],
 }
 
@@ -137,7 +148,11 @@ impl Default for Counters {
             wall_exits: zero(),
             reader_retries: zero(),
             last_pause_ns: zero(),
+            arming_ns: zero(),
             last_arm_ns: zero(),
+            passes: zero(),
+            last_passes: zero(),
+            worst_wait_ns: zero(),
             save_latency: std::array::from_fn(|_| zero()),
         }
     }
@@ -187,14 +202,34 @@ impl Counters {
         add(&self.reader_retries, 1);
     }
 
-    pub fn committed(&self, pause: Duration, arm: Duration) {
+    /// A call that armed pages took this long.
+    pub fn armed(&self, nanoseconds: u64) {
+        add(&self.arming_ns, nanoseconds);
+    }
+
+    /// Arming ahead is in this pass over the arena.
+    pub fn passes(&self, number: u32) {
+        self.passes.store(u64::from(number), Ordering::Relaxed);
+    }
+
+    /// A fault was dealt with.
+    #[cfg(not(loom))]
+    pub fn waited(&self, nanoseconds: u64) {
+        if self.worst_wait_ns.load(Ordering::Relaxed) < nanoseconds {
+            self.worst_wait_ns.fetch_max(nanoseconds, Ordering::Relaxed);
+        }
+    }
+
+    /// A snapshot was taken, and its commit kept the gate closed for this long.
+    pub fn committed(&self, pause: u64) {
         add(&self.snapshots, 1);
         let saved = self.pages_saved.load(Ordering::Relaxed);
         self.saved_at_commit.store(saved, Ordering::Relaxed);
-        self.last_pause_ns
-            .store(pause.as_nanos() as u64, Ordering::Relaxed);
-        self.last_arm_ns
-            .store(arm.as_nanos() as u64, Ordering::Relaxed);
+        self.last_pause_ns.store(pause, Ordering::Relaxed);
+        let arming = self.arming_ns.swap(0, Ordering::Relaxed);
+        self.last_arm_ns.store(arming, Ordering::Relaxed);
+        let passes = self.passes.swap(0, Ordering::Relaxed);
+        self.last_passes.store(passes, Ordering::Relaxed);
     }
 
     /// Copies made since the last snapshot was taken.
@@ -219,6 +254,8 @@ impl Counters {
             reader_retries: get(&self.reader_retries),
             last_pause: Duration::from_nanos(get(&self.last_pause_ns)),
             last_arm: Duration::from_nanos(get(&self.last_arm_ns)),
+            last_passes: get(&self.last_passes),
+            worst_wait: Duration::from_nanos(get(&self.worst_wait_ns)),
             save_latency: Histogram {
                 counts: std::array::from_fn(|bucket| get(&self.save_latency[bucket])),
             },

@@ -19,3 +19,8 @@ pub(crate) fn now() -> u64 {
 pub(crate) fn since(earlier: u64) -> u64 {
     now().saturating_sub(earlier)
 }
+
+/// Sleeps for about so many nanoseconds. Not in the handler.
+pub(crate) fn sleep(nanoseconds: u64) {
+    std::thread::sleep(std::time::Duration::from_nanos(nanoseconds));
+}
