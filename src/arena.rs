@@ -76,7 +76,7 @@ pub struct Snapshotter {
 /// Made by [`Arena::writable`]. Derefs to `[u8]`, so that system calls may write into it. It has to be
 /// dropped on the thread that made it. No snapshot of the arena is taken while it lives. One that is
 /// leaked (`mem::forget`) ends when the arena itself is next asked for a snapshot or a guard; until then
-/// snapshots by a [`Snapshotter`] wait.
+/// snapshots by a [`Snapshotter`] wait, and fail with [`Error::GuardHeld`] on the thread that leaked it.
 pub struct Writable<'a> {
     arena: &'a mut Arena,
     range: Range<usize>,
@@ -124,7 +124,8 @@ impl Arena {
     }
 
     /// The address of the first byte, for writing: through it several threads may write at once, as far
-    /// as the language allows (no two unsynchronised accesses to the same bytes unless atomic).
+    /// as the language allows (no two unsynchronised accesses to the same bytes unless atomic, and no
+    /// `&arena[..]` or `&mut arena[..]` alive meanwhile).
     ///
     /// Stores through this pointer are what a snapshot taken by another thread is exact about; see
     /// `docs/soundness.md` for `&mut` borrows that live across a snapshot.
@@ -137,7 +138,8 @@ impl Arena {
     /// Takes write permission from what was written since the last snapshot, most of it ahead of time and
     /// in slices, while writers on other threads run; then stops those that store for about a tenth of a
     /// millisecond. After that the first write to each page faults once and saves the page. The call takes
-    /// about 25 ms per GiB of resident memory that was written since, more with busy writers. A program
+    /// about 25 ms per GiB of resident memory that was written since, and one to three microseconds for each
+    /// separate run of written pages; more with busy writers. A program
     /// whose writing thread takes the snapshots itself is better off with [`prepare`](Self::prepare).
     ///
     /// # Errors
@@ -161,7 +163,21 @@ impl Arena {
         Pending::new(&self.home)
     }
 
-    /// A handle with which another thread may take snapshots while this one writes.
+    /// A handle with which another thread may take snapshots while this one writes. Get it before
+    /// [`atomic_u64`](Self::atomic_u64), which borrows the arena for as long as the atomics are used:
+    ///
+    /// ```
+    /// use std::sync::atomic::Ordering::Relaxed;
+    /// let mut arena = pagecow::Arena::new(1 << 20)?;
+    /// let snapshotter = arena.snapshotter();
+    /// let words = arena.atomic_u64();
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| words[0].fetch_add(1, Relaxed));
+    ///     scope.spawn(|| words[1].fetch_add(1, Relaxed));
+    ///     snapshotter.snapshot().map(drop)
+    /// })?;
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
     pub fn snapshotter(&self) -> Snapshotter {
         Snapshotter {
             home: Arc::downgrade(&self.home),
@@ -228,7 +244,11 @@ impl Arena {
     }
 
     /// Fills a range of bytes from `source`, until the range is full or the source has no more; returns
-    /// how many bytes arrived. Works for armed pages, where reading into a plain slice does not.
+    /// how many bytes arrived. Works for armed pages, where a system call that reads into a plain slice fails.
+    ///
+    /// Goes through a buffer of 256 KiB and a [`writable`](Self::writable) guard for what has arrived in it:
+    /// saves the pages that bytes arrive for and no others, and keeps no snapshot waiting while the
+    /// source does.
     ///
     /// # Errors
     ///
@@ -239,17 +259,23 @@ impl Arena {
         range: impl RangeBounds<usize>,
         mut source: impl Read,
     ) -> io::Result<usize> {
-        let mut part = self.writable(range)?;
-        let mut filled = 0;
-        while filled < part.len() {
-            match source.read(&mut part[filled..]) {
+        let range = checked_range(&range, self.len())?;
+        let mut buffer = vec![0; range.len().min(256 << 10)];
+        let mut at = range.start;
+        while at < range.end {
+            let room = buffer.len().min(range.end - at);
+            match source.read(&mut buffer[..room]) {
                 Ok(0) => break,
-                Ok(read) => filled += read,
+                Ok(read) => {
+                    self.writable(at..at + read)?
+                        .copy_from_slice(&buffer[..read]);
+                    at += read;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(filled)
+        Ok(at - range.start)
     }
 
     /// What the snapshots of this arena have cost so far.
@@ -266,7 +292,9 @@ impl Arena {
 }
 
 impl ArenaBuilder {
-    /// The most bytes that saved pages may take (default: no limit). When a write needs a copy and
+    /// The most bytes that saved pages may take, rounded down to whole pages (default: no limit). It also
+    /// bounds the address space that is reserved for them, which is several times the arena's without. A
+    /// snapshot that has failed keeps its copies until it is dropped. When a write needs a copy and
     /// none can be made, the snapshots that need it fail ([`Error::StoreExhausted`]) and the
     /// writer goes on.
     pub fn store_limit(mut self, bytes: usize) -> Self {

@@ -6,7 +6,7 @@ use std::io;
 /// A specialised result; see [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a call failed. Nothing was armed, written or lost when one of these is returned.
+/// Why a call failed. A snapshot that was asked for is not there, and nothing else has changed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,7 +17,9 @@ pub enum Error {
         /// The longest that an arena can be, in bytes.
         most: usize,
     },
-    /// The system did not give the address space. Ask for less, or raise `ulimit -v`.
+    /// The system did not give the address space, for the arena or for the copies that its snapshots may
+    /// need (twice the arena, unless `store_limit` is less). Ask for less, set `store_limit`, or raise
+    /// `ulimit -v` and `ulimit -d`.
     Reserve {
         /// What was asked for, in bytes.
         bytes: usize,
@@ -88,7 +90,11 @@ impl fmt::Display for Error {
                 write!(f, "an arena of {bytes} bytes is not possible; ask for 1 to {most} bytes")
             }
             Self::Reserve { bytes, source } => {
-                write!(f, "cannot reserve {bytes} bytes of address space: {source}")
+                write!(
+                    f,
+                    "cannot reserve {bytes} bytes of address space: {source}; \
+                     ask for less, set store_limit, or raise ulimit -v and -d"
+                )
             }
             Self::Install { source } => {
                 write!(f, "cannot install the SIGSEGV handler or the fork hooks: {source}")

@@ -23,16 +23,31 @@ use crate::sys;
 
 /// How long a slice may take: faulting writers wait for it.
 const SLICE_NS: std::ops::Range<u64> = 100_000..300_000;
-const FIRST_PAGES: usize = 1024;
 const LEAST_PAGES: usize = 64;
-/// Runs in a slice: a few microseconds each.
-const RUNS: usize = 64;
-/// What may be left for the commit.
-const READY_PAGES: usize = 512;
-const READY_RUNS: usize = 32;
-/// After so many passes the commit arms what is left, however much that is: no writer, however fast, can
-/// keep a snapshot from happening.
-const MOST_PASSES: u32 = 16;
+use bounds::{FIRST_PAGES, MOST_PASSES, READY_PAGES, READY_RUNS, RUNS};
+
+#[cfg(not(loom))]
+mod bounds {
+    pub const FIRST_PAGES: usize = 1024;
+    /// Runs in a slice: a few microseconds each.
+    pub const RUNS: usize = 64;
+    /// What may be left for the commit.
+    pub const READY_PAGES: usize = 512;
+    pub const READY_RUNS: usize = 32;
+    /// After so many passes the commit arms what is left, however much that is: no writer, however
+    /// fast, can keep a snapshot from happening.
+    pub const MOST_PASSES: u32 = 16;
+}
+
+/// So small that the models' few pages need several slices and passes.
+#[cfg(loom)]
+mod bounds {
+    pub const FIRST_PAGES: usize = 1;
+    pub const RUNS: usize = 1;
+    pub const READY_PAGES: usize = 0;
+    pub const READY_RUNS: usize = 0;
+    pub const MOST_PASSES: u32 = 1;
+}
 
 /// How far arming ahead has come.
 #[derive(Debug)]
@@ -122,8 +137,10 @@ impl Shared {
                 } => {
                     preparation.adapt(nanoseconds);
                     if waited_for {
-                        // Who waited runs now, and gets through its fault before the next slice.
-                        sys::clock::sleep(nanoseconds.min(SLICE_NS.end));
+                        // Who waited runs now, and gets through its fault before the next slice. Not for
+                        // long: a soft fault costs a writer about what arming its page again costs us,
+                        // and with as much time as we take it would undo all that we do.
+                        sys::clock::sleep(nanoseconds.min(SLICE_NS.end) / 8);
                     }
                 }
             }

@@ -1,0 +1,180 @@
+//! How fast is a whole snapshot read, beside memcpy?
+//!
+//! `cargo bench --bench read -- [--json] [--quick]`: a table of medians with the least and the most in
+//! brackets, or one JSON object per row.
+//!
+//! `reader` and `read-at` fill the same 64 KiB again and again, and so does the memcpy beside them, over plain
+//! memory of the same size and page kind; `pages` takes one page after the other from the iterator, and has no
+//! other memcpy to be compared with. `idle`: nobody writes, so all is read from live memory. `busy`: a thread stores
+//! at full speed, to a hot set of 500 pages and, one time in 20, to any; to the arena, or to the memory that
+//! memcpy reads. Each reads a snapshot that was just taken. Fork has no row here: its child *has* memory.
+
+#![allow(unsafe_code, reason = "memory that two threads access")]
+
+use std::hint::black_box;
+use std::io::Read;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use pagecow::{Arena, Snapshot};
+use serde::Serialize;
+
+mod support;
+
+use support::load::Busy;
+use support::{MIB, Report, Samples, alternate, lacks_memory, mapping};
+
+const CHUNK: usize = 64 << 10;
+
+const WAYS: [(&str, Way); 3] = [("reader", reader), ("read-at", read_at), ("pages", pages)];
+const WRITERS: [(&str, bool); 2] = [("idle", false), ("busy", true)];
+
+#[derive(Serialize)]
+struct Row {
+    bench: &'static str,
+    engine: &'static str,
+    way: &'static str,
+    writer: &'static str,
+    size_mib: usize,
+    gb_per_s: f64,
+    memcpy_gb_per_s: f64,
+    ratio: f64,
+}
+
+type Way = fn(&Snapshot, &mut [u8]) -> Result<(), String>;
+
+fn reader(snapshot: &Snapshot, buffer: &mut [u8]) -> Result<(), String> {
+    let mut reader = snapshot.reader();
+    while reader.read(buffer).map_err(|error| error.to_string())? > 0 {
+        black_box(&buffer);
+    }
+    Ok(())
+}
+
+fn read_at(snapshot: &Snapshot, buffer: &mut [u8]) -> Result<(), String> {
+    for offset in (0..snapshot.len()).step_by(CHUNK) {
+        snapshot
+            .read_at(offset, buffer)
+            .map_err(|error| error.to_string())?;
+        black_box(&buffer);
+    }
+    Ok(())
+}
+
+fn pages(snapshot: &Snapshot, _: &mut [u8]) -> Result<(), String> {
+    for page in snapshot.pages() {
+        black_box(page.map_err(|error| error.to_string())?.bytes());
+    }
+    Ok(())
+}
+
+/// Memory that another thread may be storing to meanwhile.
+struct Plain {
+    start: *mut u8,
+    len: usize,
+}
+
+impl Plain {
+    fn copy(&self, buffer: &mut [u8]) {
+        for offset in (0..self.len).step_by(CHUNK) {
+            // SAFETY: inside the mapping, whose length is a multiple of the buffer's.
+            let from = unsafe { self.start.add(offset) };
+            // SAFETY: both have so many bytes. The other thread's stores make this a race, which is what
+            // memcpy is asked to do here: by a call into the C library, of bytes that nobody looks at.
+            unsafe { libc::memcpy(buffer.as_mut_ptr().cast(), from.cast(), buffer.len()) };
+            black_box(&buffer);
+        }
+    }
+}
+
+/// Bytes per nanosecond, while the memory is written or not.
+fn speed(
+    memory: (*mut u8, usize),
+    busy: bool,
+    act: impl FnOnce() -> Result<Duration, String>,
+) -> Result<f64, String> {
+    let (start, len) = memory;
+    let seconds = || Ok(act()?.as_secs_f64());
+    let seconds: Result<f64, String> = if busy {
+        // SAFETY: the memory outlives the writer. Beside it there are snapshots, or memcpy (see there).
+        let words = unsafe { mapping::words(start, len) };
+        Busy::during(words, |_| seconds())
+    } else {
+        seconds()
+    };
+    Ok(len as f64 / seconds? / 1e9)
+}
+
+fn main() -> ExitCode {
+    support::run("read", |options| {
+        let header = [
+            "engine", "way", "writer", "MiB", "GB/s", "memcpy's", "ratio",
+        ];
+        let mut report = Report::new(options, 3, &header);
+        let len = if options.quick { 64 * MIB } else { 1024 * MIB };
+        if let Some(why) = lacks_memory(4 * len) {
+            let names = ["mprotect", "all", "all"];
+            report.skipped(names.map(str::to_owned).to_vec(), &why);
+            report.print();
+            return Ok(());
+        }
+        let mut arena = Arena::new(len).map_err(|error| error.to_string())?;
+        mapping::advise(&mut arena, false);
+        mapping::fill(&mut arena);
+        let bytes = mapping::ordinary(len, false)?;
+        mapping::fill(bytes);
+        let plain = Plain {
+            start: bytes.as_mut_ptr(),
+            len,
+        };
+        let mut buffer = vec![0; CHUNK];
+        let mut other = buffer.clone();
+
+        for (writer, busy) in WRITERS {
+            for (way, read) in WAYS {
+                let pairs = alternate(
+                    options.repetitions(),
+                    || {
+                        speed((arena.as_mut_ptr(), len), busy, || {
+                            let snapshot = arena.snapshot().map_err(|error| error.to_string())?;
+                            let begin = Instant::now();
+                            read(&snapshot, &mut buffer)?;
+                            Ok(begin.elapsed())
+                        })
+                    },
+                    || {
+                        speed((plain.start, len), busy, || {
+                            let begin = Instant::now();
+                            plain.copy(&mut other);
+                            Ok(begin.elapsed())
+                        })
+                    },
+                )?;
+                let ours: Samples = pairs.iter().map(|pair| pair.0).collect();
+                let memcpy: Samples = pairs.iter().map(|pair| pair.1).collect();
+                let row = Row {
+                    bench: "read",
+                    engine: "mprotect",
+                    way,
+                    writer,
+                    size_mib: len / MIB,
+                    gb_per_s: ours.median(),
+                    memcpy_gb_per_s: memcpy.median(),
+                    ratio: ours.median() / memcpy.median(),
+                };
+                let cells = vec![
+                    row.engine.to_owned(),
+                    way.to_owned(),
+                    writer.to_owned(),
+                    row.size_mib.to_string(),
+                    ours.to_string(),
+                    memcpy.to_string(),
+                    support::number(row.ratio),
+                ];
+                report.row(&row, cells)?;
+            }
+        }
+        report.print();
+        Ok(())
+    })
+}

@@ -1,0 +1,261 @@
+//! How do first writes scale with writer threads and live snapshots, and what does dropping a snapshot cost?
+//!
+//! `cargo bench --bench scale -- [--json] [--quick]`: a table of medians with the least and the most in
+//! brackets, or one JSON object per row.
+//!
+//! So many snapshots are taken of memory that was written; then the threads share its pages out and store to each
+//! page once, in random order. `ns_per_write` is the time until the last thread is done, divided by the pages:
+//! on as many processors as there are threads, perfect scaling halves it with each doubling. Beside it
+//! `fork_ns_per_write`: the same after as many forks, whose children sleep. Both in fresh processes, in turn.
+//!
+//! Then the snapshots are dropped, newest first, the dearest order: each but the last hands all its copies
+//! down to the next older one (`hand_down_ns_per_copy`, the mean of them), and the last frees them
+//! (`drop_ns_per_copy`).
+
+#![allow(unsafe_code, reason = "fork, and memory as words")]
+
+use std::process::ExitCode;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+use std::{io, thread};
+
+use pagecow::Arena;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+mod support;
+
+use support::{MIB, Report, Samples, alternate, fresh, known, lacks_memory, mapping, number};
+
+const THREADS: [usize; 3] = [1, 2, 4];
+const SNAPSHOTS: [usize; 3] = [1, 4, 16];
+
+#[derive(Serialize)]
+struct Row {
+    bench: &'static str,
+    engine: &'static str,
+    threads: usize,
+    snapshots: usize,
+    size_mib: usize,
+    ns_per_write: f64,
+    fork_ns_per_write: f64,
+    cost_ratio: f64,
+    hand_down_ns_per_copy: Option<f64>,
+    drop_ns_per_copy: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Job {
+    fork: bool,
+    threads: usize,
+    snapshots: usize,
+    len: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Cost {
+    write_ns: f64,
+    /// Per copy; a fork has none of them.
+    hand_down_ns: f64,
+    drop_ns: f64,
+}
+
+/// Nanoseconds per page.
+fn write_all(words: &[AtomicU64], threads: usize) -> f64 {
+    let words_per_page = region::page::size() / 8;
+    let mut order: Vec<usize> = (0..words.len() / words_per_page).collect();
+    order.shuffle(&mut StdRng::seed_from_u64(1));
+    let start = Barrier::new(threads + 1);
+    let begin = thread::scope(|scope| {
+        for share in order.chunks(order.len().div_ceil(threads)) {
+            let start = &start;
+            scope.spawn(move || {
+                start.wait();
+                for page in share {
+                    words[page * words_per_page].store(1, Relaxed);
+                }
+            });
+        }
+        // Nobody starts before the clock does.
+        let begin = Instant::now();
+        start.wait();
+        begin
+    });
+    begin.elapsed().as_secs_f64() * 1e9 / order.len() as f64
+}
+
+fn measure_snapshots(job: &Job) -> Result<Cost, String> {
+    let mut arena = Arena::new(job.len).map_err(|error| error.to_string())?;
+    mapping::advise(&mut arena, false);
+    mapping::fill(&mut arena);
+    let snapshots: Result<Vec<_>, _> = (0..job.snapshots).map(|_| arena.snapshot()).collect();
+    let mut snapshots = snapshots.map_err(|error| error.to_string())?;
+    // SAFETY: the arena outlives them, and is used for nothing else from here on.
+    let words = unsafe { mapping::words(arena.as_mut_ptr(), job.len) };
+    let write_ns = write_all(words, job.threads);
+
+    let pages = arena.page_count() as u64;
+    let held = snapshots
+        .iter()
+        .map(|snapshot| snapshot.stats().pages_saved);
+    if arena.stats().pages_saved != pages || held.sum::<u64>() != pages * job.snapshots as u64 {
+        return Err("not every page was saved once, for all".to_owned());
+    }
+    let oldest = snapshots.remove(0);
+    let handed_down = pages * snapshots.len() as u64;
+    let hand_down_ns = nanoseconds(handed_down.max(1), || {
+        while let Some(newest) = snapshots.pop() {
+            drop(newest);
+        }
+    });
+    Ok(Cost {
+        write_ns,
+        hand_down_ns,
+        drop_ns: nanoseconds(pages, || drop(oldest)),
+    })
+}
+
+/// For each of so many copies.
+fn nanoseconds(copies: u64, act: impl FnOnce()) -> f64 {
+    let begin = Instant::now();
+    act();
+    begin.elapsed().as_secs_f64() * 1e9 / copies as f64
+}
+
+/// A child that sleeps until it is killed, or its parent ends.
+fn fork() -> Result<libc::pid_t, String> {
+    // SAFETY: one thread so far. The child never returns.
+    let child = unsafe { libc::fork() };
+    if child < 0 {
+        return Err(format!("fork: {}", io::Error::last_os_error()));
+    }
+    if child > 0 {
+        return Ok(child);
+    }
+    // SAFETY: concerns nothing but when the child ends.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    loop {
+        // SAFETY: sleeps.
+        unsafe { libc::pause() };
+    }
+}
+
+fn measure_fork(job: &Job) -> Result<Cost, String> {
+    let bytes = mapping::ordinary(job.len, false)?;
+    mapping::fill(bytes);
+    // SAFETY: mapped for good, and not used otherwise from here on.
+    let words = unsafe { mapping::words(bytes.as_mut_ptr(), job.len) };
+    let children = (0..job.snapshots)
+        .map(|_| fork())
+        .collect::<Result<Vec<_>, _>>()?;
+    let write_ns = write_all(words, job.threads);
+    for child in children {
+        // SAFETY: our own child, not waited for yet.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        // SAFETY: as above; how it ended is known.
+        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    }
+    Ok(Cost {
+        write_ns,
+        hand_down_ns: 0.0,
+        drop_ns: 0.0,
+    })
+}
+
+fn compare(
+    report: &mut Report,
+    times: usize,
+    threads: usize,
+    snapshots: usize,
+    len: usize,
+) -> Result<(), String> {
+    let ask = |fork| {
+        fresh::process::<Cost>(&Job {
+            fork,
+            threads,
+            snapshots,
+            len,
+        })
+    };
+    let pairs = alternate(times, || ask(false), || ask(true))?;
+    let ours: Samples = pairs.iter().map(|pair| pair.0.write_ns).collect();
+    let forks: Samples = pairs.iter().map(|pair| pair.1.write_ns).collect();
+    let dropping: Samples = pairs.iter().map(|pair| pair.0.drop_ns).collect();
+    let handing: Option<Samples> =
+        (snapshots > 1).then(|| pairs.iter().map(|pair| pair.0.hand_down_ns).collect());
+    let row = Row {
+        bench: "scale",
+        engine: "mprotect",
+        threads,
+        snapshots,
+        size_mib: len / MIB,
+        ns_per_write: ours.median(),
+        fork_ns_per_write: forks.median(),
+        cost_ratio: ours.median() / forks.median(),
+        hand_down_ns_per_copy: handing.as_ref().map(Samples::median),
+        drop_ns_per_copy: dropping.median(),
+    };
+    let mut cells = names(threads, snapshots);
+    cells.extend([
+        row.size_mib.to_string(),
+        ours.to_string(),
+        forks.to_string(),
+        number(row.cost_ratio),
+        known(handing.as_ref()),
+        dropping.to_string(),
+    ]);
+    report.row(&row, cells)
+}
+
+fn names(threads: usize, snapshots: usize) -> Vec<String> {
+    vec![
+        "mprotect".to_owned(),
+        threads.to_string(),
+        snapshots.to_string(),
+    ]
+}
+
+fn main() -> ExitCode {
+    let alone = |job: &Job| {
+        if job.fork {
+            measure_fork(job)
+        } else {
+            measure_snapshots(job)
+        }
+    };
+    if let Some(code) = fresh::answer(alone) {
+        return code;
+    }
+    support::run("scale", |options| {
+        let header = [
+            "engine",
+            "threads",
+            "snapshots",
+            "MiB",
+            "ns per first write",
+            "fork's",
+            "ratio",
+            "hand down, ns per copy",
+            "drop, ns per copy",
+        ];
+        let mut report = Report::new(options, 3, &header);
+        let len = if options.quick { 32 * MIB } else { 128 * MIB };
+        let lack = lacks_memory(4 * len);
+        for threads in THREADS {
+            for snapshots in SNAPSHOTS {
+                if let Some(why) = &lack {
+                    report.skipped(names(threads, snapshots), why);
+                    continue;
+                }
+                let times = options.repetitions();
+                compare(&mut report, times, threads, snapshots, len)?;
+            }
+        }
+        report.print();
+        Ok(())
+    })
+}

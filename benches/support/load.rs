@@ -1,0 +1,126 @@
+//! The writer: a hot set of 500 pages that lie anywhere, plus 5 % uniformly random pages, at full speed.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const HOT: usize = 500;
+/// One store in so many goes to any page.
+const ANYWHERE: u64 = 20;
+
+/// A writer and its clock.
+pub struct Load<'a> {
+    words: &'a [AtomicU64],
+    words_per_page: usize,
+    hot: Vec<usize>,
+    random: Random,
+    last: Instant,
+}
+
+impl<'a> Load<'a> {
+    pub fn new(words: &'a [AtomicU64]) -> Self {
+        let words_per_page = region::page::size() / 8;
+        let pages = words.len() / words_per_page;
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let hot = (0..HOT).map(|_| random.below(pages)).collect();
+        Self {
+            words,
+            words_per_page,
+            hot,
+            random,
+            last: Instant::now(),
+        }
+    }
+
+    /// One store; returns how long after the last one it was done. Between two stores in a row there is only
+    /// the choice of a page and one look at the clock.
+    #[inline]
+    pub fn store(&mut self) -> Duration {
+        let page = if self.random.next() >> 32 < (1 << 32) / ANYWHERE {
+            self.random.below(self.words.len() / self.words_per_page)
+        } else {
+            self.hot[self.random.below(HOT)]
+        };
+        let word = self.random.below(self.words_per_page);
+        self.words[page * self.words_per_page + word].store(self.random.0, Relaxed);
+        let last = std::mem::replace(&mut self.last, Instant::now());
+        self.last - last
+    }
+
+    /// Stores for so long; returns the longest that one of them took.
+    pub fn burst(&mut self, time: Duration) -> Duration {
+        let begin = Instant::now();
+        let mut worst = Duration::ZERO;
+        while self.last.saturating_duration_since(begin) < time {
+            worst = worst.max(self.store());
+        }
+        worst
+    }
+}
+
+/// Marsaglia's xorshift64*, since a store takes no longer than a better generator does.
+pub struct Random(pub u64);
+
+impl Random {
+    #[inline]
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    #[inline]
+    pub fn below(&mut self, bound: usize) -> usize {
+        (((self.next() >> 32) * bound as u64) >> 32) as usize
+    }
+}
+
+/// A writer on another thread, and what it sees.
+#[derive(Default)]
+pub struct Busy {
+    stop: AtomicBool,
+    stores: AtomicU64,
+    worst_ns: AtomicU64,
+}
+
+impl Busy {
+    /// Runs `act` while another thread writes.
+    pub fn during<T>(words: &[AtomicU64], act: impl FnOnce(&Self) -> T) -> T {
+        let busy = Self::default();
+        thread::scope(|scope| {
+            scope.spawn(|| busy.write(words));
+            let result = act(&busy);
+            busy.stop.store(true, Relaxed);
+            result
+        })
+    }
+
+    fn write(&self, words: &[AtomicU64]) {
+        let mut load = Load::new(words);
+        let mut stores = 0;
+        while !self.stop.load(Relaxed) {
+            let took = load.store().as_nanos() as u64;
+            if took > self.worst_ns.load(Relaxed) {
+                self.worst_ns.store(took, Relaxed);
+            }
+            stores += 1;
+            self.stores.store(stores, Release);
+        }
+    }
+
+    /// From now on.
+    pub fn watch(&self) {
+        self.worst_ns.store(0, Relaxed);
+    }
+
+    /// The longest that a store took since [`watch`](Self::watch), the one that is on its way included.
+    pub fn worst(&self) -> Duration {
+        let stores = self.stores.load(Acquire);
+        while self.stores.load(Acquire) < stores + 2 {
+            std::hint::spin_loop();
+        }
+        Duration::from_nanos(self.worst_ns.load(Relaxed))
+    }
+}

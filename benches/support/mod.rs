@@ -1,0 +1,203 @@
+//! What the benchmarks share: options, alternation, medians, tables and JSON rows.
+
+#![allow(dead_code, reason = "no benchmark uses all of it")]
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+pub mod fresh;
+pub mod load;
+pub mod mapping;
+
+pub const MIB: usize = 1 << 20;
+
+/// How a benchmark was asked to run.
+pub struct Options {
+    pub json: bool,
+    pub quick: bool,
+}
+
+impl Options {
+    /// How often each side of a comparison is measured.
+    pub fn repetitions(&self) -> usize {
+        if self.quick { 5 } else { 9 }
+    }
+}
+
+/// The `main` of a benchmark.
+pub fn run(bench: &str, measure: impl FnOnce(&Options) -> Result<(), String>) -> ExitCode {
+    let mut options = Options {
+        json: false,
+        quick: false,
+    };
+    for arg in std::env::args().skip(1) {
+        match arg.as_str() {
+            "--json" => options.json = true,
+            "--quick" => options.quick = true,
+            // cargo's own.
+            "--bench" => {}
+            other => {
+                eprintln!("{bench}: unknown option {other:?}; there are --json and --quick");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    match measure(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{bench}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs both in turn, so often, and lets each of them go first every other time: what else the machine does
+/// meanwhile meets both.
+pub fn alternate<A, B>(
+    times: usize,
+    mut one: impl FnMut() -> Result<A, String>,
+    mut other: impl FnMut() -> Result<B, String>,
+) -> Result<Vec<(A, B)>, String> {
+    (0..times)
+        .map(|time| {
+            if time % 2 == 0 {
+                let first = one()?;
+                Ok((first, other()?))
+            } else {
+                let first = other()?;
+                Ok((one()?, first))
+            }
+        })
+        .collect()
+}
+
+/// What was measured several times.
+pub struct Samples {
+    ascending: Vec<f64>,
+}
+
+impl Samples {
+    pub fn median(&self) -> f64 {
+        let middle = self.ascending.len() / 2;
+        if self.ascending.len() % 2 == 1 {
+            self.ascending[middle]
+        } else {
+            f64::midpoint(self.ascending[middle - 1], self.ascending[middle])
+        }
+    }
+}
+
+impl FromIterator<f64> for Samples {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        let mut ascending: Vec<f64> = values.into_iter().collect();
+        ascending.sort_by(f64::total_cmp);
+        assert!(ascending.len() >= 5, "too few to say anything");
+        Self { ascending }
+    }
+}
+
+/// The median and, in brackets, the least and the most.
+impl Display for Samples {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let least = self.ascending[0];
+        let most = self.ascending[self.ascending.len() - 1];
+        write!(
+            f,
+            "{} ({}-{})",
+            number(self.median()),
+            number(least),
+            number(most)
+        )
+    }
+}
+
+/// Three digits, more where there are more before the point.
+pub fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        0.0 => 0,
+        value if value < 1.0 => 3,
+        value if value < 10.0 => 2,
+        value if value < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$}")
+}
+
+pub fn known(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// Collects what is to be printed: rows of JSON at once, a table at the end.
+pub struct Report {
+    json: bool,
+    table: Table,
+    columns: usize,
+    names: usize,
+}
+
+impl Report {
+    /// The first `names` columns say what a row is about, the others hold figures.
+    pub fn new(options: &Options, names: usize, header: &[&str]) -> Self {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(header);
+        Self {
+            json: options.json,
+            table,
+            columns: header.len(),
+            names,
+        }
+    }
+
+    /// `cells` is the same row for people.
+    pub fn row(&mut self, row: &impl Serialize, cells: Vec<String>) -> Result<(), String> {
+        if self.json {
+            let line = serde_json::to_string(row).map_err(|error| error.to_string())?;
+            println!("{line}");
+        }
+        self.table.add_row(cells);
+        Ok(())
+    }
+
+    /// A row that was not measured. Among rows of JSON it would have no figures, so it goes to the standard
+    /// error then.
+    pub fn skipped(&mut self, mut names: Vec<String>, why: &str) {
+        if self.json {
+            eprintln!("skipped: {}: {why}", names.join(", "));
+        }
+        names.push(format!("skipped: {why}"));
+        names.resize(self.columns, String::new());
+        self.table.add_row(names);
+    }
+
+    pub fn print(mut self) {
+        if self.json {
+            return;
+        }
+        for column in self.table.column_iter_mut().skip(self.names) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        println!("{}", self.table);
+    }
+}
+
+/// Why so many bytes are not to be had without pushing something else out of memory, if so.
+pub fn lacks_memory(bytes: usize) -> Option<String> {
+    let known = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available: usize = known
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok())
+        .unwrap_or(0)
+        << 10;
+    (available < bytes).then(|| {
+        format!(
+            "needs {} MiB, {} MiB are free",
+            bytes / MIB,
+            available / MIB
+        )
+    })
+}
