@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use crate::error::{Error, Result};
 use crate::home::Home;
+use crate::options::{Engine, Options, Window};
 use crate::pending::{self, Pending, take_snapshot};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
@@ -51,7 +52,7 @@ pub struct Arena {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ArenaBuilder {
-    store_limit: usize,
+    options: Options,
 }
 
 /// Takes snapshots of an arena from another thread than the one that writes.
@@ -98,7 +99,7 @@ impl Arena {
     /// Options for a new arena.
     pub fn builder() -> ArenaBuilder {
         ArenaBuilder {
-            store_limit: usize::MAX,
+            options: Options::default(),
         }
     }
 
@@ -145,6 +146,7 @@ impl Arena {
     /// # Errors
     ///
     /// [`Error::HandlerReplaced`] or [`Error::SignalMasked`] when a write would not reach our handler;
+    /// [`Error::Engine`] when somebody has closed the engine's file descriptor;
     /// [`Error::GuardHeld`] when the calling thread holds a guard of another arena; [`Error::Reserve`] and
     /// [`Error::Protect`] when the system refuses. In each case nothing is armed and nothing lost.
     pub fn snapshot(&self) -> Result<Snapshot> {
@@ -298,7 +300,32 @@ impl ArenaBuilder {
     /// none can be made, the snapshots that need it fail ([`Error::StoreExhausted`]) and the
     /// writer goes on.
     pub fn store_limit(mut self, bytes: usize) -> Self {
-        self.store_limit = bytes;
+        self.options.store_limit = bytes;
+        self
+    }
+
+    /// How many neighbours a first write saves along with its page (default: [`Window::default`]). A
+    /// store whose limit could not hold all pages of the arena besides older snapshots' gets no copies
+    /// ahead, since they might take a frame that a write needs. Copies ahead for one snapshot can leave
+    /// too few for the next while both live: with several at once, ask for the arena's size for each, or for
+    /// [`Window::Page`].
+    pub fn window(mut self, window: Window) -> Self {
+        self.options.window = window;
+        self
+    }
+
+    /// How write permission is taken and given (default: [`Engine::Mprotect`]).
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.options.engine = engine;
+        self
+    }
+
+    /// Whether the system is asked for huge pages, 2 MiB on x86-64 (default: no). Taking a snapshot then costs
+    /// a tenth or less, and pages of a huge page of which none was written stay one; the first write to a page
+    /// after a snapshot splits its huge page, for good. Has no effect where the system has no transparent
+    /// huge pages (`/sys/kernel/mm/transparent_hugepage/enabled` says "never").
+    pub fn huge_pages(mut self, huge_pages: bool) -> Self {
+        self.options.huge_pages = huge_pages;
         self
     }
 
@@ -309,7 +336,7 @@ impl ArenaBuilder {
     /// As [`Arena::new`].
     pub fn build(self, len: usize) -> Result<Arena> {
         Ok(Arena {
-            home: Home::new(len, self.store_limit)?,
+            home: Home::new(len, &self.options)?,
         })
     }
 }

@@ -9,13 +9,16 @@
 //! While the gate is closed the committer allocates nothing, calls nobody back, touches no arena and
 //! has signals masked: a writer that waits at the gate may hold any lock but ours.
 
+use std::ops::Range;
+
 use crate::dirty::Slice;
 use crate::error::{Error, Result};
-use crate::guard;
+use crate::guard::{self, Guard};
+use crate::page::PageRange;
 use crate::shared::Shared;
 use crate::store::Frame;
-use crate::sync::{Arc, AtomicBool, MutexGuard, Ordering, ThreadId, lock, wait_on};
-use crate::sys;
+use crate::sync::{Arc, AtomicBool, MutexGuard, Ordering, lock, wait_on};
+use crate::sys::{self, ProtectError};
 use crate::table::Epoch;
 
 /// One live snapshot, as its handles and the ledger know it.
@@ -36,13 +39,13 @@ pub(crate) struct Entry {
 #[derive(Default)]
 pub(crate) struct Ledger {
     pub live: Vec<Entry>,
-    /// Who holds the arena's `writable` guard. An arena has at most one.
-    pub guard: Option<ThreadId>,
+    /// The arena's `writable` guard. An arena has at most one.
+    pub guard: Option<Guard>,
     /// Commits that wait for the guard to go.
     pub commits_waiting: usize,
 }
 
-/// How many frames are made ready before a first snapshot.
+/// How many frames are made ready at once. More are, beside arming ahead.
 const FIRST_PREFAULT: usize = 64;
 
 impl Shared {
@@ -66,7 +69,7 @@ impl Shared {
                 bytes: frames * self.page_size.bytes(),
                 source,
             })?;
-        self.store.prefault(self.expected_saves());
+        self.store.prefault(FIRST_PREFAULT);
         Ok(())
     }
 
@@ -117,6 +120,7 @@ impl Shared {
             self.half_armed.store(false, Ordering::Relaxed);
             self.mappings.reset();
             self.free_faults.store(0, Ordering::Relaxed);
+            self.density.next_interval();
         }
         self.gate.open();
         let pause = sys::clock::since(closing);
@@ -138,31 +142,40 @@ impl Shared {
         armed.map(|()| waited_for)
     }
 
-    /// Frames to have ready: as many as the last snapshot's time used, within bounds.
-    fn expected_saves(&self) -> usize {
-        let last = self.counters.saved_since_commit() as usize;
-        last.clamp(FIRST_PREFAULT, self.frames_kept())
-            .min(self.pages)
-    }
-
     /// Free frames whose memory is kept when the last snapshot goes.
     pub fn frames_kept(&self) -> usize {
         (self.pages / 8).max(1024)
+    }
+
+    /// How many of the copies made since the last commit to compare with the arena before the snapshot that they
+    /// were made for goes, or another comes: so that is known how many were of pages that were written.
+    pub fn copies_to_compare(&self) -> usize {
+        const MOST: usize = 1024;
+        if self.density.ahead() == 0 || self.newest() != self.epoch() {
+            return 0;
+        }
+        (self.density.copies() as usize / 16).clamp(8, MOST)
+    }
+
+    /// Compares so many copies with the arena.
+    pub fn compare_copies(&self, numbers: Range<usize>) {
+        for number in numbers {
+            self.compare_a_copy((number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32);
+        }
     }
 
     fn all_dirty(&self) -> Option<Slice> {
         self.dirty.slice(0, self.pages, self.pages)
     }
 
-    /// Arms a part of the dirty set by one call over all of it: what lies between and is armed already
-    /// costs nothing, while several calls cost a TLB shootdown each. Gate closed and drained.
+    /// Arms a part of the dirty set. Gate closed and drained.
     fn arm_closed(&self, slice: Option<Slice>) -> Result<()> {
         let Some(slice) = slice else {
             return Ok(());
         };
         let begin = sys::clock::now();
-        self.counters.protect_call();
-        if let Err(error) = self.engine.arm(slice.range) {
+        self.count_arming();
+        if let Err(error) = self.arm_pages(slice.range) {
             // Some of it may be armed; the pages stay in the dirty set.
             self.half_armed.store(true, Ordering::Relaxed);
             return Err(Error::Protect {
@@ -171,8 +184,26 @@ impl Shared {
             });
         }
         self.dirty.remove(slice.range);
-        self.mappings.joined(slice.runs);
+        if self.engine.splits_mappings() {
+            self.mappings.joined(slice.runs);
+        }
         self.counters.armed(sys::clock::since(begin));
+        Ok(())
+    }
+
+    /// Where each border of armed pages is one of mappings, by one call: what lies between and is armed already
+    /// costs nothing, while several calls cost a TLB shootdown each. Elsewhere what is armed already costs as
+    /// much as what is not, so only runs that are close to each other share a call.
+    fn arm_pages(&self, range: PageRange) -> std::result::Result<(), ProtectError> {
+        const CLOSE: usize = 16;
+        if self.engine.splits_mappings() {
+            return self.engine.arm(range);
+        }
+        let mut next = range.first().get();
+        while let Some(run) = self.dirty.run_from(next, range.last(), CLOSE) {
+            self.engine.arm(run)?;
+            next = run.last().get() + 1;
+        }
         Ok(())
     }
 

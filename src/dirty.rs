@@ -83,6 +83,12 @@ impl DirtySet {
         self.open_from.store(0, Ordering::Relaxed);
     }
 
+    /// Makes it the empty set. Only with the gate closed and drained.
+    #[cfg(not(loom))]
+    pub fn remove_everything(&self) {
+        self.remove(PageRange::all(self.pages));
+    }
+
     /// A stretch that starts at an open page, the first one from `from` on, and has at most `pages` of
     /// them (one at least) in at most `runs` runs; and how many pages and runs those are. `None` when no
     /// page from there on is open. Only with the gate closed.
@@ -100,15 +106,31 @@ impl DirtySet {
             && slice.runs < runs
         {
             let room = pages - slice.pages;
+            // Who only asks may come while a commit clears what it looks at.
             let end = self
                 .run_end(start.get())
-                .min(start.get().saturating_add(room));
+                .clamp(start.get() + 1, start.get().saturating_add(room));
             slice.range = PageRange::new(first, PageIndex::new(end - 1));
             slice.pages += end - start.get();
             slice.runs += 1;
             next = self.next_open(end);
         }
         Some(slice)
+    }
+
+    /// The first run of open pages from `from` up to `last`, and the further ones that are at most `close` pages
+    /// from the one before. Only with the gate closed.
+    pub fn run_from(&self, from: usize, last: PageIndex, close: usize) -> Option<PageRange> {
+        let end = last.get() + 1;
+        let first = self.next_open(from).filter(|page| *page <= last)?;
+        let mut to = self.run_end(first.get()).min(end);
+        while let Some(next) = self.next_open(to)
+            && next <= last
+            && next.get() - to <= close
+        {
+            to = self.run_end(next.get()).min(end);
+        }
+        Some(PageRange::new(first, PageIndex::new(to - 1)))
     }
 
     /// Takes pages out that are all in one [`Slice`]. Only with the gate closed and drained.
@@ -158,6 +180,57 @@ impl DirtySet {
             at = at / BITS * BITS + BITS;
         }
         self.pages
+    }
+
+    /// Open pages in a row just below `page`, as far as its word and the one below tell.
+    pub fn run_below(&self, page: PageIndex) -> usize {
+        let at = page.get();
+        let mut run = 0;
+        for leaf in (0..=at / BITS).rev().take(2) {
+            let end = at.min(leaf * BITS + BITS) - leaf * BITS;
+            let bits = self.leaves[leaf].load(Ordering::Relaxed);
+            // The bits below `end`, moved to the top.
+            let here = match end {
+                0 => continue,
+                end => (bits << (BITS - end)).leading_ones() as usize,
+            };
+            run += here.min(end);
+            if here < end {
+                break;
+            }
+        }
+        run
+    }
+
+    /// Open pages in a row just above `page`, as far as its word and the one above tell.
+    pub fn run_above(&self, page: PageIndex) -> usize {
+        let at = page.get() + 1;
+        let mut run = 0;
+        for leaf in (at / BITS..self.leaves.len()).take(2) {
+            let from = at.max(leaf * BITS) % BITS;
+            let bits = self.leaves[leaf].load(Ordering::Relaxed);
+            let here = (bits >> from).trailing_ones() as usize;
+            run += here;
+            if here < BITS - from {
+                break;
+            }
+        }
+        run
+    }
+
+    /// Pages from `first` up to `end` that are not open.
+    pub fn closed(&self, first: usize, end: usize) -> usize {
+        let end = end.min(self.open_from());
+        let mut open = 0;
+        let mut at = first;
+        while at < end {
+            let leaf = at / BITS;
+            let to = (end - 1).min(leaf * BITS + BITS - 1) % BITS;
+            let mask = (u64::MAX >> (BITS - 1 - (to - at % BITS))) << (at % BITS);
+            open += (self.leaves[leaf].load(Ordering::Relaxed) & mask).count_ones() as usize;
+            at = leaf * BITS + to + 1;
+        }
+        end.saturating_sub(first) - open
     }
 
     /// The open page nearest to `range`, at most `reach` pages away on either side.
@@ -286,7 +359,27 @@ mod tests {
                 let found = set.nearest(PageRange::new(page(at), page(at)), reach);
                 prop_assert_eq!(found.map(|found| found.get().abs_diff(at)), wanted);
                 prop_assert!(found.is_none_or(|found| model.contains(&found.get())));
+                let end = (at + reach).min(PAGES);
+                prop_assert_eq!(set.closed(at, end), end - at - model.range(at..end).count());
+                // At least the rest of the page's word is looked at, and at most one more.
+                let below = (0..at).rev().take_while(|page| model.contains(page)).count();
+                let seen = at % BITS..=at % BITS + BITS;
+                prop_assert_eq!(set.run_below(page(at)), below.min(*seen.end()));
+                let above = (at + 1..PAGES).take_while(|page| model.contains(page)).count();
+                let seen = (2 * BITS) - (at + 1) % BITS;
+                prop_assert_eq!(set.run_above(page(at)), above.min(seen));
             }
+            let mut runs = Vec::new();
+            let mut from = 0;
+            while let Some(run) = set.run_from(from, page(PAGES - 1), most.1) {
+                prop_assert!(model.contains(&run.first().get()) && model.contains(&run.last().get()));
+                runs.push(run);
+                from = run.last().get() + 1;
+            }
+            let far = |two: &[PageRange]| two[1].first().get() - two[0].last().get() > most.1 + 1;
+            prop_assert!(runs.windows(2).all(far));
+            prop_assert_eq!(runs.iter().flat_map(|run| run.iter())
+                .filter(|page| model.contains(&page.get())).count(), model.len());
             // Slice by slice until nothing is left.
             let mut from = 0;
             while let Some(slice) = set.slice(from, most.0, most.1) {

@@ -26,8 +26,17 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The SIGSEGV handler or the fork hooks could not be installed.
+    /// The fault handler or the fork hooks could not be installed.
     Install {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The engine asked for is not to be had on this system, or in this sandbox. Use
+    /// [`Engine::best`](crate::Engine::best), which takes what there is, or
+    /// [`Engine::Mprotect`](crate::Engine::Mprotect), which works everywhere.
+    Engine {
+        /// The engine asked for.
+        engine: crate::Engine,
         /// What the system said.
         source: io::Error,
     },
@@ -55,10 +64,10 @@ pub enum Error {
         /// How many pages the arena has.
         count: usize,
     },
-    /// Somebody installed another SIGSEGV handler after ours, so a write to an armed page would end
+    /// Somebody installed another SIGSEGV handler after ours (or SIGBUS handler, with userfaultfd), so a write to an armed page would end
     /// in theirs. Install such handlers before the first arena is made; ours calls the one it finds.
     HandlerReplaced,
-    /// SIGSEGV is masked in the calling thread: its first write to an armed page would kill the
+    /// SIGSEGV (or SIGBUS, with userfaultfd) is masked in the calling thread: its first write to an armed page would kill the
     /// process. Unmask it (`pthread_sigmask`) here and in all threads that write to arenas.
     SignalMasked,
     /// The calling thread holds a `writable` guard, for which the snapshot would wait for ever. Drop
@@ -97,8 +106,13 @@ impl fmt::Display for Error {
                 )
             }
             Self::Install { source } => {
-                write!(f, "cannot install the SIGSEGV handler or the fork hooks: {source}")
+                write!(f, "cannot install the fault handler or the fork hooks: {source}")
             }
+            Self::Engine { engine, source } => write!(
+                f,
+                "the engine {engine:?} is not available here: {source}; \
+                 use Engine::best() or Engine::Mprotect"
+            ),
             Self::Protect { pages, source } => write!(
                 f,
                 "cannot take write permission from {pages} pages, no snapshot was taken \
@@ -111,11 +125,11 @@ impl fmt::Display for Error {
                 write!(f, "there is no page {index}: the arena has {count} pages, counted from 0")
             }
             Self::HandlerReplaced => f.write_str(
-                "another SIGSEGV handler was installed after pagecow's; \
+                "another SIGSEGV or SIGBUS handler was installed after pagecow's; \
                  install it before the first arena is made",
             ),
             Self::SignalMasked => f.write_str(
-                "SIGSEGV is masked in this thread, its first write would kill the process; unmask it",
+                "SIGSEGV or SIGBUS is masked in this thread, its first write would kill the process; unmask it",
             ),
             Self::GuardHeld => f.write_str(
                 "this thread holds a writable() guard, which no snapshot can pass; drop it first",
@@ -141,6 +155,7 @@ impl std::error::Error for Error {
         match self {
             Self::Reserve { source, .. }
             | Self::Install { source }
+            | Self::Engine { source, .. }
             | Self::Protect { source, .. } => Some(source),
             _ => None,
         }

@@ -10,15 +10,19 @@
 //! 3. the run is added to the dirty set;
 //! 4. the page words get the current epoch and the claims end.
 //!
+//! A run begins with the page at hand and grows over neighbours ([`crate::window`]); their claims are only tried
+//! for, and it ends at the first that somebody else has, so that nobody who holds a claim waits.
+//!
 //! Who has to wait - for the gate, or for somebody else's claim - holds no claim, is not inside the
 //! gate, and starts again from the top.
 
+use crate::options::Window;
 use crate::page::{PageIndex, PageRange};
 use crate::shared::Shared;
 use crate::sync::{Ordering, fence};
 use crate::sys::{self, ProtectError};
 use crate::table::Epoch;
-use crate::window;
+use crate::window::{self, Block, Evidence};
 
 /// What it took to make a page writable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +34,9 @@ pub(crate) enum Opened {
     /// It was writable already.
     Already,
 }
+
+const CANNOT_OPEN: &str =
+    "pagecow: the kernel refuses to make the arena writable again; cannot go on\n";
 
 /// Most pages that `make_writable` claims and disarms at one time.
 const BATCH: usize = 256;
@@ -57,6 +64,7 @@ impl Shared {
             let mut run = Run::start(self, page, dealt);
             saved |= run.saved > 0;
             run.grow_while_nothing_is_saved();
+            run.grow_to_window();
             let open = run.disarm_near_the_wall();
             run.release();
             self.gate.leave();
@@ -112,13 +120,70 @@ impl Shared {
         true
     }
 
+    /// The pages that a first write to `page`, which has been saved, deals with.
+    fn window_around(&self, page: PageIndex) -> std::ops::Range<usize> {
+        let saved = self.counters.saved_since_commit() + 1;
+        let left = (self.pages as u64).saturating_sub(saved) as usize;
+        if self.store.free() < left {
+            // A copy ahead might take a frame that a write needs.
+            return page.get()..page.get() + 1;
+        }
+        if self.density.ahead() > 0 {
+            let random = saved.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            self.compare_a_copy(random);
+        }
+        let (small, large) = self.density.around(page);
+        let one_more = |block: Block| Block {
+            now: block.now + 1,
+            ..block
+        };
+        let evidence = Evidence {
+            written: self.density.written() + 1,
+            before: self.density.before(),
+            ahead: self.density.ahead(),
+            small: one_more(small),
+            large: one_more(large),
+            run_below: self.dirty.run_below(page),
+            run_above: self.dirty.run_above(page),
+            fault_cost: self.engine.fault_cost(),
+        };
+        window::choose(self.window, page.get(), self.pages, &evidence, |range| {
+            self.dirty.closed(range.start, range.end)
+        })
+    }
+
+    /// Learns from one of the newest snapshot's copies whether its page was written since; not when that is an
+    /// older one, which has copies from before, too. Async-signal-safe.
+    pub fn compare_a_copy(&self, random: u64) {
+        let newest = self.newest();
+        if newest != self.epoch() {
+            return;
+        }
+        // Older snapshots' copies are passed over.
+        let mut tries = (0..4).map(|try_| random.wrapping_add(try_ * 0x9e37_79b9));
+        if let Some(frame) = tries.find_map(|random| self.store.sample(random, newest.get())) {
+            let differs = self.store.differs(frame, self.engine.memory());
+            self.density.compared(differs);
+        }
+    }
+
     /// The last way out when the kernel grants no more mappings and none can be merged with: saves all
-    /// that is left and disarms the arena as a whole, which splits nothing. Returns `false`, and has
-    /// done nothing but wait, when somebody else has the gate closed; the caller starts again.
+    /// that is left and disarms the arena as a whole, which splits nothing. Returns `false` when the caller
+    /// has to start again: somebody else had the gate closed, or the engine found another way.
     fn open_everything(&self) -> bool {
         if !self.gate.try_close() {
             self.gate.wait_open();
             return false;
+        }
+        match self.engine.unfold() {
+            Ok(false) => {}
+            // Now the caller's page can be opened by itself.
+            Ok(true) => {
+                self.counters.wall_exit();
+                self.gate.open();
+                return false;
+            }
+            Err(_) => sys::die(CANNOT_OPEN),
         }
         // Nobody holds a claim now. Readers look at live memory of a page until its word is raised,
         // which is after its copy was published and before anything is disarmed.
@@ -132,13 +197,10 @@ impl Shared {
             }
         }
         self.counters.pages_saved(ahead, ahead);
-        self.counters.protect_call();
         // As in `Run::disarm`: who reads a byte that is stored from here on sees the raised words.
         fence(Ordering::Release);
         if self.engine.disarm(self.all_pages()).is_err() {
-            sys::die(
-                "pagecow: the kernel refuses to make the arena writable again; cannot go on\n",
-            );
+            sys::die(CANNOT_OPEN);
         }
         self.dirty.add_everything();
         self.half_armed.store(false, Ordering::Relaxed);
@@ -153,6 +215,8 @@ impl Shared {
 /// the gate.
 struct Run<'a> {
     shared: &'a Shared,
+    /// The page that it began with.
+    at: PageIndex,
     first: PageIndex,
     last: PageIndex,
     epoch: Epoch,
@@ -168,6 +232,7 @@ impl<'a> Run<'a> {
         let saved = shared.save(page, dealt);
         Self {
             shared,
+            at: page,
             first: page,
             last: page,
             epoch: shared.epoch(),
@@ -226,6 +291,19 @@ impl<'a> Run<'a> {
         reached
     }
 
+    /// Grows over the neighbours that had better be dealt with now.
+    fn grow_to_window(&mut self) {
+        let shared = self.shared;
+        if self.saved == 0 || shared.window == Window::Page {
+            return;
+        }
+        let before = self.saved;
+        let chosen = shared.window_around(self.first);
+        self.grow_up(PageIndex::new(chosen.end - 1));
+        self.grow_down(PageIndex::new(chosen.start));
+        self.ahead += self.saved - before;
+    }
+
     /// With no snapshot alive nothing is copied, and opening the neighbours is all but free: the more of
     /// the arena was opened one fault at a time, the larger the block, so that faults soon end.
     fn grow_while_nothing_is_saved(&mut self) {
@@ -252,7 +330,11 @@ impl<'a> Run<'a> {
     /// that did not help either: everything that was saved stays saved, and armed.
     fn disarm_near_the_wall(&mut self) -> bool {
         let shared = self.shared;
-        let reach = window::reach(sys::mappings::in_use(), sys::mappings::limit());
+        let reach = if shared.engine.splits_mappings() {
+            window::reach(sys::mappings::in_use(), sys::mappings::limit())
+        } else {
+            0
+        };
         if reach > 0
             && let Some(open) = shared.dirty.nearest(self.range(), reach)
         {
@@ -261,6 +343,10 @@ impl<'a> Run<'a> {
         }
         if self.disarm() {
             return true;
+        }
+        if !shared.engine.splits_mappings() {
+            // Neighbours would not help.
+            return false;
         }
         let Some(open) = shared.dirty.nearest(self.range(), usize::MAX) else {
             return false;
@@ -273,7 +359,6 @@ impl<'a> Run<'a> {
     fn disarm(&mut self) -> bool {
         let shared = self.shared;
         let range = self.range();
-        shared.counters.protect_call();
         // Pairs with the reader's fence: who reads a byte that is stored from here on sees the claims.
         fence(Ordering::Release);
         match shared.engine.disarm(range) {
@@ -290,14 +375,23 @@ impl<'a> Run<'a> {
                 sys::die("pagecow: the kernel refuses to make a page writable; cannot go on\n")
             }
         }
-        shared.mappings.opened(&shared.dirty, range, shared.pages);
+        if shared.engine.splits_mappings() {
+            shared.mappings.opened(&shared.dirty, range, shared.pages);
+        }
         shared.dirty.add(range);
         true
     }
 
     /// Ends the claims. The pages are dealt with up to the current epoch, disarmed or not.
     fn release(self) {
-        self.shared.counters.pages_saved(self.saved, self.ahead);
+        let shared = self.shared;
+        shared.counters.pages_saved(self.saved, self.ahead);
+        if self.saved > 0 && matches!(shared.window, Window::Adaptive { .. }) {
+            let asked = self.saved - self.ahead;
+            shared
+                .density
+                .saved(self.at, self.range(), asked, self.ahead);
+        }
         for page in self.range().iter() {
             self.shared.table.release(page, self.epoch);
         }

@@ -92,9 +92,12 @@ fn after_in_child() {
         for arena in &mut held.arenas {
             // Other threads' guards, and commits that waited, do not exist here.
             let ledger = &mut arena.ledger;
-            ledger.guard = ledger.guard.filter(|owner| *owner == this);
+            ledger.guard = ledger.guard.take().filter(|guard| guard.owner == this);
             ledger.commits_waiting = 0;
+            let open = ledger.guard.as_ref().map(|guard| guard.pages);
+            arena.home.move_to_mprotect(open);
             arena.home.mappings.forked();
+            arena.home.store.forget_prefaulting();
         }
     });
 }

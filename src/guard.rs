@@ -9,8 +9,14 @@ use std::cell::Cell;
 
 use crate::page::PageRange;
 use crate::shared::Shared;
-use crate::sync::{current_thread, lock, thread_local, wait_on};
+use crate::sync::{ThreadId, current_thread, lock, thread_local, wait_on};
 use crate::sys;
+
+/// A guard that lives.
+pub(crate) struct Guard {
+    pub owner: ThreadId,
+    pub pages: PageRange,
+}
 
 thread_local! {
     #[allow(clippy::missing_const_for_thread_local, reason = "loom's macro has no const form")]
@@ -30,7 +36,10 @@ impl Shared {
         while ledger.commits_waiting > 0 && !held_by_this_thread() {
             ledger = wait_on(&self.guard_gone, ledger);
         }
-        ledger.guard = Some(current_thread());
+        ledger.guard = Some(Guard {
+            owner: current_thread(),
+            pages,
+        });
         drop(ledger);
         HELD.with(|held| held.set(held.get() + 1));
 
@@ -45,8 +54,8 @@ impl Shared {
     /// still in use would let it have.
     pub fn forget_leaked_guard(&self) {
         let leaked = lock(&self.ledger).guard.take();
-        if let Some(owner) = leaked {
-            if owner == current_thread() {
+        if let Some(guard) = leaked {
+            if guard.owner == current_thread() {
                 HELD.with(|held| held.set(held.get() - 1));
             }
             self.guard_gone.notify_all();

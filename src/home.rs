@@ -7,11 +7,12 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::fault::Opened;
 use crate::fork;
+use crate::options::{Engine, Options};
 use crate::page::PageSize;
 use crate::progress::Progress;
 use crate::registry::{self, Slot};
 use crate::shared::Shared;
-use crate::sys;
+use crate::sys::{self, signal::Refusal};
 
 /// Kept alive by the arena's handle and by its snapshots, whichever goes last.
 pub(crate) struct Home {
@@ -24,16 +25,23 @@ pub(crate) struct Home {
 
 impl Home {
     /// Reserves an arena of `len` bytes, rounded up to whole pages.
-    pub fn new(len: usize, store_limit: usize) -> Result<Arc<Self>> {
+    pub fn new(len: usize, options: &Options) -> Result<Arc<Self>> {
         let page_size = PageSize::host();
         let pages = page_size.count_for(len).ok_or(Error::Size {
             bytes: len,
             most: crate::page::MAX_PAGES.saturating_mul(page_size.bytes()),
         })?;
         sys::mappings::refresh_limit();
-        sys::signal::install(resolve).map_err(|source| Error::Install { source })?;
+        options.engine.check()?;
+        let mut refusals = vec![Refusal::Mapping];
+        if options.engine == Engine::Userfaultfd {
+            refusals.push(Refusal::Page);
+        }
+        for refusal in refusals {
+            sys::signal::install(refusal, resolve).map_err(|source| Error::Install { source })?;
+        }
         fork::install().map_err(|source| Error::Install { source })?;
-        let shared = Shared::new(page_size, pages, store_limit)
+        let shared = Shared::new(page_size, pages, options)
             .map_err(|source| Error::Reserve { bytes: len, source })?;
         let home = Arc::new(Self {
             shared,
@@ -72,7 +80,7 @@ impl Home {
             Opened::Soft => shared.counters.soft_fault(),
             Opened::Already => {
                 let thread = sys::thread_number();
-                if !self.progress.is_made(thread, page, shared.epoch()) {
+                if !self.progress.is_made(thread, page, shared.armings()) {
                     return false;
                 }
                 shared.counters.spurious_fault();

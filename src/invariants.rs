@@ -74,28 +74,19 @@ impl Shared {
 
     /// Dirty pages are writable, all others are not.
     fn check_protection(&self) -> Result<(), String> {
-        let memory = self.engine.memory();
-        let start = memory.as_ptr() as usize;
-        let regions = region::query_range(memory.as_ptr(), memory.len())
-            .map_err(|error| error.to_string())?;
-        let mut seen = 0;
-        for region in regions {
-            let region = region.map_err(|error| error.to_string())?;
-            let range = region.as_range();
-            let from = range.start.max(start) - start;
-            let to = range.end.min(start + memory.len()) - start;
-            for offset in (from..to).step_by(self.page_size.bytes()) {
-                let page = self.page_size.page_of(offset);
-                let writable = region.protection().contains(region::Protection::WRITE);
-                if writable != self.dirty.contains(page) {
-                    return Err(format!("page {}: writable is {writable}", page.get()));
-                }
-                seen += 1;
-            }
+        let armed = self.engine.armed()?;
+        match self
+            .all_pages()
+            .iter()
+            .find(|page| armed[page.get()] == self.dirty.contains(*page))
+        {
+            Some(page) => Err(format!(
+                "page {}: armed is {}",
+                page.get(),
+                armed[page.get()]
+            )),
+            None => Ok(()),
         }
-        (seen == self.pages)
-            .then_some(())
-            .ok_or_else(|| format!("{seen} of {} pages are mapped", self.pages))
     }
 
     /// Each frame in use serves a live snapshot (invariant 4), and none is used but not counted.

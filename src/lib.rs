@@ -2,12 +2,14 @@
 #![cfg_attr(loom, allow(dead_code, reason = "the models need no public face"))]
 
 mod commit;
+mod density;
 mod dirty;
 mod error;
 mod fault;
 mod gate;
 mod guard;
 mod mappings;
+mod options;
 mod page;
 mod prepare;
 mod read;
@@ -48,6 +50,7 @@ mod models;
 #[cfg(not(loom))]
 pub use arena::{Arena, ArenaBuilder, Snapshotter, Writable};
 pub use error::{Error, Result};
+pub use options::{Engine, Window};
 #[cfg(not(loom))]
 pub use pages::{Page, Pages};
 #[cfg(not(loom))]

@@ -13,6 +13,7 @@ use loom::thread;
 use crate::commit::Live;
 use crate::dirty::DirtySet;
 use crate::error::Error;
+use crate::options::{Engine, Options, Window};
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::prepare::Preparation;
 use crate::shared::Shared;
@@ -44,8 +45,36 @@ fn page(index: usize) -> PageIndex {
 
 /// An arena of `pages` pages of `bytes` bytes.
 fn arena_with(pages: usize, bytes: usize, store_limit: usize) -> Arc<Shared> {
+    let options = Options {
+        store_limit,
+        window: Window::Page,
+        ..Options::default()
+    };
+    arena_of(pages, bytes, &options)
+}
+
+/// An arena in which each fault deals with two pages.
+fn arena_of_pairs(pages: usize, bytes: usize) -> Arc<Shared> {
+    let options = Options {
+        window: Window::Fixed(2),
+        ..Options::default()
+    };
+    arena_of(pages, bytes, &options)
+}
+
+/// An arena as userfaultfd protects it, with blocks of two pages, none of them touched.
+fn arena_of_blocks(pages: usize) -> Arc<Shared> {
+    let options = Options {
+        engine: Engine::Userfaultfd,
+        window: Window::Page,
+        ..Options::default()
+    };
+    arena_of(pages, 1, &options)
+}
+
+fn arena_of(pages: usize, bytes: usize, options: &Options) -> Arc<Shared> {
     let size = PageSize::new(bytes).expect("a power of two");
-    Arc::new(Shared::new(size, pages, store_limit).expect("the fake has memory"))
+    Arc::new(Shared::new(size, pages, options).expect("the fake has memory"))
 }
 
 fn arena(pages: usize) -> Arc<Shared> {
@@ -503,6 +532,147 @@ fn opened_range_and_copy_in_progress() {
     });
 }
 
+/// userfaultfd: the first stores to a block that was protected as a whole, by two threads. Who splits it last must
+/// not close the page that the other has opened: its store would be refused for ever.
+#[test]
+fn two_writers_split_an_untouched_block() {
+    model(3, || {
+        let shared = arena_of_blocks(2);
+        let snapshot = shared.snapshot();
+        let other = spawn(&shared, |shared| shared.write(1, 7));
+        shared.write(0, 5);
+        other.join().unwrap();
+        assert_eq!([shared.engine.load(0), shared.engine.load(1)], [5, 7]);
+        assert_eq!(shared.frozen(&snapshot, 0).unwrap(), 0);
+        assert_eq!(shared.frozen(&snapshot, 1).unwrap(), 0);
+        shared.assert_settled();
+    });
+}
+
+/// The same against a commit, which protects the other block as a whole.
+#[test]
+fn split_of_an_untouched_block_and_commit() {
+    model(3, || {
+        let shared = arena_of_blocks(3);
+        let first = shared.snapshot();
+        let taker = spawn(&shared, Shared::snapshot);
+        shared.write(1, 1);
+        let second = taker.join().unwrap();
+        let seen = shared.frozen(&second, 1).unwrap();
+        shared.assert_settled();
+        for at in [0, 1, 2] {
+            shared.write(at, 2);
+        }
+        for at in [0, 1, 2] {
+            assert_eq!(shared.frozen(&first, at).unwrap(), 0);
+        }
+        assert_eq!(shared.frozen(&second, 1).unwrap(), seen);
+        assert_eq!(shared.frozen(&second, 2).unwrap(), 0);
+        shared.assert_settled();
+    });
+}
+
+/// No mapping is left to split an untouched block with: the whole arena is opened, by one of two writers.
+#[test]
+fn untouched_blocks_and_no_mappings() {
+    model(2, || {
+        let shared = arena_of_blocks(4);
+        let snapshot = shared.snapshot();
+        shared.engine.no_mappings.store(true, Relaxed);
+        let other = spawn(&shared, |shared| shared.write(3, 7));
+        shared.write(0, 5);
+        other.join().unwrap();
+        assert_eq!([shared.engine.load(0), shared.engine.load(3)], [5, 7]);
+        for at in 0..4 {
+            assert_eq!(shared.frozen(&snapshot, at).unwrap(), 0);
+        }
+        shared.assert_settled();
+    });
+}
+
+/// Protecting untouched blocks fails half way for want of mappings, and some are read-only now: a later store
+/// must find that out.
+#[test]
+fn untouched_blocks_armed_half_way() {
+    model(2, || {
+        let shared = arena_of_blocks(6);
+        shared.write(0, 1);
+        shared.engine.no_mappings.store(true, Relaxed);
+        shared.engine.half_way.store(true, Relaxed);
+        let snapshot = shared.snapshot();
+        shared.engine.no_mappings.store(false, Relaxed);
+        let other = spawn(&shared, |shared| shared.write(2, 7));
+        shared.write(4, 5);
+        other.join().unwrap();
+        assert_eq!([shared.engine.load(2), shared.engine.load(4)], [7, 5]);
+        assert_eq!(shared.frozen(&snapshot, 2).unwrap(), 0);
+        assert_eq!(shared.frozen(&snapshot, 4).unwrap(), 0);
+        shared.assert_settled();
+    });
+}
+
+/// Claims over a whole disarmed run: a fault deals with its neighbour, which another thread has claimed and is
+/// copying, or is about to.
+#[test]
+fn window_and_copy_in_progress() {
+    model(3, || {
+        let shared = arena_of_pairs(2, 2);
+        let snapshot = shared.snapshot();
+        let other = spawn(&shared, |shared| {
+            shared.write(2, 1);
+            shared.write(3, 2);
+        });
+        shared.write(0, 3);
+        assert_eq!(shared.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
+        other.join().unwrap();
+        for index in [0, 1] {
+            assert_eq!(shared.frozen_page(&snapshot, index).unwrap(), [0, 0]);
+        }
+        assert_eq!([0, 2, 3].map(|at| shared.engine.load(at)), [3, 1, 2]);
+        assert_eq!(shared.store.in_use(), 2);
+        shared.assert_settled();
+    });
+}
+
+/// A fault that deals with two pages, and a commit: neither is open afterwards unless it is known.
+#[test]
+fn window_and_commit() {
+    model(3, || {
+        let shared = arena_of_pairs(2, 1);
+        let first = shared.snapshot();
+        let taker = spawn(&shared, Shared::snapshot);
+        shared.write(0, 1);
+        let second = taker.join().unwrap();
+        let seen = shared.frozen(&second, 0).unwrap();
+        shared.assert_settled();
+        shared.write(1, 2);
+        shared.write(0, 2);
+        assert_eq!(shared.frozen(&second, 0).unwrap(), seen);
+        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
+        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
+        shared.assert_settled();
+    });
+}
+
+/// Pages copied ahead of any write, and a reader that is in the middle of one of them.
+#[test]
+fn window_and_reader() {
+    model(2, || {
+        let shared = arena_of_pairs(2, 2);
+        let snapshot = shared.snapshot();
+        let reader = {
+            let snapshot = snapshot.clone();
+            spawn(&shared, move |shared| {
+                assert_eq!(shared.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
+            })
+        };
+        shared.write(0, 1);
+        shared.write(2, 2);
+        shared.write(3, 3);
+        reader.join().unwrap();
+    });
+}
+
 /// No mappings left: two writers take the last way out at once, while a reader reads.
 #[test]
 fn last_way_out_of_the_mapping_wall() {
@@ -710,7 +880,7 @@ fn frames_taken_and_put_back() {
 #[test]
 fn trim_and_take() {
     model(2, || {
-        let shared = arena_with(1, 1, 1);
+        let shared = arena(2);
         let first = shared.snapshot();
         shared.write(0, 1);
         let dropper = spawn(&shared, move |shared| shared.release(&first));
@@ -718,7 +888,9 @@ fn trim_and_take() {
         dropper.join().unwrap();
         let trimmer = spawn(&shared, |shared| shared.trim(0));
         shared.write(0, 2);
+        shared.write(1, 3);
         assert_eq!(shared.frozen(&second, 0).unwrap(), 1);
+        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
         trimmer.join().unwrap();
     });
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::home::Home;
+use crate::options::Engine;
 use crate::prepare::Preparation;
 use crate::snapshot::Snapshot;
-use crate::sys;
+use crate::sys::{self, signal::Refusal};
 
 /// A snapshot on its way.
 ///
@@ -45,7 +46,7 @@ pub struct Pending {
 
 impl Pending {
     pub(crate) fn new(home: &Arc<Home>) -> Result<Self> {
-        check_handler()?;
+        check_handler(home)?;
         let ledger = home.ledger_without_guard()?;
         home.reserve(&ledger)?;
         Ok(Self {
@@ -83,8 +84,8 @@ impl Pending {
     ///
     /// As [`Snapshotter::snapshot`](crate::Snapshotter::snapshot). Nothing is lost; prepare again.
     pub fn commit(self) -> Result<Snapshot> {
-        check_handler()?;
         let home = upgrade(&self.home)?;
+        check_handler(&home)?;
         let live = home.commit()?;
         Ok(Snapshot::new(home, live))
     }
@@ -103,12 +104,20 @@ pub(crate) fn upgrade(home: &Weak<Home>) -> Result<Arc<Home>> {
         .ok_or(Error::ArenaDropped)
 }
 
-fn check_handler() -> Result<()> {
-    if !sys::signal::is_installed() {
-        return Err(Error::HandlerReplaced);
-    }
-    if sys::signal::is_masked() {
-        return Err(Error::SignalMasked);
+/// Whether stores would be refused, and a refused store of this thread would come to our handler.
+fn check_handler(home: &Home) -> Result<()> {
+    home.engine.check().map_err(|source| Error::Engine {
+        engine: Engine::Userfaultfd,
+        source,
+    })?;
+    let sigbus = home.engine.uses_sigbus().then_some(Refusal::Page);
+    for refusal in [Refusal::Mapping].into_iter().chain(sigbus) {
+        if !sys::signal::is_installed(refusal) {
+            return Err(Error::HandlerReplaced);
+        }
+        if sys::signal::is_masked(refusal) {
+            return Err(Error::SignalMasked);
+        }
     }
     Ok(())
 }

@@ -24,6 +24,11 @@ use crate::sys;
 /// How long a slice may take: faulting writers wait for it.
 const SLICE_NS: std::ops::Range<u64> = 100_000..300_000;
 const LEAST_PAGES: usize = 64;
+/// Copies compared between two slices, and frames made resident: less than a slice's time each.
+const COMPARED: usize = 128;
+const FRAMES: usize = 256;
+/// Resident before the first snapshot, when nothing is known.
+const FEW_FRAMES: usize = 256;
 use bounds::{FIRST_PAGES, MOST_PASSES, READY_PAGES, READY_RUNS, RUNS};
 
 #[cfg(not(loom))]
@@ -58,6 +63,10 @@ pub(crate) struct Preparation {
     passes: u32,
     /// Pages of the next slice.
     pages: usize,
+    /// Copies of the time before that were compared with the arena.
+    compared: usize,
+    /// Frames that are resident for the copies of the time after the commit.
+    frames: usize,
 }
 
 /// What a step did.
@@ -79,13 +88,16 @@ impl Preparation {
             next: 0,
             passes: 0,
             pages: FIRST_PAGES,
+            compared: 0,
+            frames: 0,
         }
     }
 
     /// The next slice of this pass, or the first of the next one.
     fn choose(&mut self, dirty: &DirtySet) -> Option<Slice> {
         let rest = (self.next > 0)
-            .then(|| dirty.slice(self.next, self.pages, RUNS))
+            // Ends where a block of the engine may end.
+            .then(|| dirty.slice(self.next, self.pages - self.next % self.pages, RUNS))
             .flatten();
         let slice = rest.or_else(|| {
             self.passes += 1;
@@ -129,7 +141,9 @@ impl Shared {
         let begin = sys::clock::now();
         let budget = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
         loop {
+            let more = self.look_back(preparation) | self.ready_frames(preparation);
             match self.arm_slice(preparation)? {
+                Armed::Ready | Armed::Guarded if more => {}
                 Armed::Ready | Armed::Guarded => return Ok(()),
                 Armed::Slice {
                     waited_for,
@@ -148,6 +162,35 @@ impl Shared {
                 return Ok(());
             }
         }
+    }
+
+    /// Compares some copies with the arena, until enough were to know how many of them were of pages that were
+    /// written. Returns whether it did anything.
+    fn look_back(&self, preparation: &mut Preparation) -> bool {
+        let wanted = self.copies_to_compare();
+        if preparation.compared >= wanted {
+            return false;
+        }
+        if preparation.compared == 0 {
+            self.density.compare_anew();
+        }
+        let first = preparation.compared;
+        preparation.compared = wanted.min(first + COMPARED);
+        self.compare_copies(first..preparation.compared);
+        true
+    }
+
+    /// Makes some more frames resident, until there are as many as were used since the last commit: as many
+    /// are expected to be used after the next one, and not next to none. Returns whether it did anything.
+    fn ready_frames(&self, preparation: &mut Preparation) -> bool {
+        let used = self.counters.saved_since_commit() as usize;
+        let expected = used.max((self.pages / 64).min(FEW_FRAMES)).min(self.pages);
+        if preparation.frames >= expected {
+            return false;
+        }
+        preparation.frames = expected.min(preparation.frames + FRAMES);
+        self.store.prefault(preparation.frames);
+        true
     }
 
     /// One slice.

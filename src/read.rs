@@ -8,9 +8,12 @@ use crate::commit::Live;
 use crate::error::{Error, Result};
 use crate::page::PageIndex;
 use crate::shared::Shared;
-use crate::store::Frame;
+use crate::store::{Frame, REFILL};
 use crate::sync::{Ordering, fence};
 use crate::table::Word;
+
+/// Who reads looks every so many pages whether writers need more frames: they are readied beside them.
+const REFILL_EVERY: usize = 64;
 
 /// Where a snapshot finds a page.
 enum Place {
@@ -30,6 +33,9 @@ impl Shared {
         into: &mut [u8],
     ) -> Result<bool> {
         debug_assert!(offset + into.len() <= self.page_size.bytes());
+        if page.get().is_multiple_of(REFILL_EVERY) && self.store.runs_short() {
+            self.store.prefault(REFILL as usize);
+        }
         loop {
             match self.find(snapshot, page)? {
                 Place::Copy(frame) => {

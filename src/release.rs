@@ -23,6 +23,13 @@ impl Shared {
     /// Takes `snapshot` off the live list and deals with its copies. Its handles are gone.
     pub fn release(&self, snapshot: &Live) {
         let _one_at_a_time = lock(&self.reclaim);
+        if snapshot.epoch == self.newest() {
+            let wanted = self.copies_to_compare();
+            if wanted > 0 {
+                self.density.compare_anew();
+            }
+            self.compare_copies(0..wanted);
+        }
         let mut ledger = lock(&self.ledger);
         let Some(at) = ledger
             .live

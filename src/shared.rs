@@ -5,25 +5,31 @@
 //! is read), [`crate::guard`] (a range is kept writable).
 
 use std::io;
+// Orders nothing, so it is plain in models too.
+use std::sync::atomic::AtomicU64 as Plain64;
 
 use crate::commit::Ledger;
+use crate::density::Density;
 use crate::dirty::DirtySet;
 use crate::gate::Gate;
 use crate::mappings::Mappings;
+use crate::options::{Engine, Options, Window};
 use crate::page::{PageRange, PageSize};
 use crate::stats::{Counters, Stats};
 use crate::store::Store;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock};
-use crate::sys::Engine;
+use crate::sys::Protection;
 use crate::table::{Epoch, Table};
 use crate::versions::Versions;
 
 pub(crate) struct Shared {
     pub page_size: PageSize,
     pub pages: usize,
-    pub engine: Engine,
+    pub engine: Protection,
+    pub window: Window,
     pub table: Table,
     pub dirty: DirtySet,
+    pub density: Density,
     pub store: Store,
     pub versions: Versions,
     /// Passed by everybody who disarms pages; closed by a commit, the drop of the newest snapshot and
@@ -31,6 +37,8 @@ pub(crate) struct Shared {
     pub gate: Gate,
     epoch: AtomicU64,
     newest: AtomicU64,
+    /// How often pages were armed. Changes only with the gate closed.
+    armings: Plain64,
     /// A protect call failed half way: pages of the dirty set may be armed.
     pub half_armed: AtomicBool,
     /// Faults since the last commit that found no snapshot alive.
@@ -46,18 +54,22 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(page_size: PageSize, pages: usize, store_limit: usize) -> io::Result<Self> {
+    pub fn new(page_size: PageSize, pages: usize, options: &Options) -> io::Result<Self> {
         Ok(Self {
             page_size,
             pages,
-            engine: Engine::new(pages, page_size)?,
+            engine: Protection::new(pages, page_size, options)?,
+            window: options.window,
             table: Table::new(pages)?,
             dirty: DirtySet::new(pages)?,
-            store: Store::new(page_size, pages, store_limit),
+            density: Density::new(pages)?,
+            store: Store::new(page_size, pages, options.store_limit)
+                .prefaulted_by_call(options.engine != Engine::Mprotect),
             versions: Versions::new(pages)?,
             gate: Gate::new(),
             epoch: AtomicU64::new(0),
             newest: AtomicU64::new(0),
+            armings: Plain64::new(0),
             half_armed: AtomicBool::new(false),
             free_faults: AtomicU32::new(0),
             fail_floor: AtomicU64::new(Epoch::NEVER.get()),
@@ -93,6 +105,33 @@ impl Shared {
         self.newest.store(epoch.get(), Ordering::Relaxed);
     }
 
+    /// In the child of a fork, with the gate closed: an arena protected by userfaultfd goes on with mprotect, all
+    /// pages armed but those of the guard.
+    #[cfg(not(loom))]
+    pub fn move_to_mprotect(&self, guarded: Option<PageRange>) {
+        match self.engine.move_to_mprotect(guarded) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.dirty.remove_everything();
+                if let Some(pages) = guarded {
+                    self.dirty.add(pages);
+                }
+                self.half_armed.store(false, Ordering::Relaxed);
+            }
+            Err(_) => crate::sys::die("pagecow: cannot arm the pages of a forked child\n"),
+        }
+    }
+
+    #[cfg(not(loom))]
+    pub fn armings(&self) -> u64 {
+        self.armings.load(Ordering::Relaxed)
+    }
+
+    /// Only with the gate closed and drained.
+    pub fn count_arming(&self) {
+        self.armings.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn stats(&self) -> Stats {
         let page = self.page_size.bytes() as u64;
         let live = lock(&self.ledger).live.len() as u64;
@@ -101,6 +140,7 @@ impl Shared {
         stats.store_bytes = self.store.in_use() as u64 * page;
         stats.store_bytes_peak = self.store.in_use_peak() as u64 * page;
         stats.vma_peak = self.mappings.peak();
+        stats.protect_calls = self.engine.calls();
         stats.drains = self.gate.drains();
         stats
     }

@@ -157,8 +157,8 @@ impl Snapshot {
     /// ascending, not touching each other.
     ///
     /// Never misses a page that was written. May name pages that were not: such as were saved and
-    /// disarmed along with a neighbour because mappings ran short (from some 16 000 isolated written pages
-    /// on), or made writable by [`writable`](crate::Arena::writable). Costs time for the copies in the store, not for pages.
+    /// disarmed along with a neighbour (a [`Window`](crate::Window) of one page avoids that until mappings run
+    /// short), or made writable by [`writable`](crate::Arena::writable). Costs time for the copies in the store, not for pages.
     ///
     /// ```
     /// let mut arena = pagecow::Arena::new(1 << 20)?;

@@ -22,7 +22,8 @@ pub struct Stats {
     pub pages_saved: u64,
     /// The same in bytes.
     pub bytes_saved: u64,
-    /// Copies made of pages that nobody had written yet: the way out when mappings run short.
+    /// Copies made of pages that nobody was about to write: neighbours that their [`Window`](crate::Window) let a
+    /// fault deal with, and the way out when mappings run short.
     pub pages_saved_ahead: u64,
     /// Signals and faults passed on to the handler that was there before, in the whole process.
     pub foreign_faults: u64,
@@ -37,9 +38,10 @@ pub struct Stats {
     /// The most bytes of the store that held copies at one time.
     pub store_bytes_peak: u64,
     /// The most kernel mappings that the arena consisted of at one time (own estimate: exact with one
-    /// writer thread).
+    /// writer thread). With [`Engine::Mprotect`](crate::Engine::Mprotect) only.
     pub vma_peak: u64,
-    /// How often mappings ran short, so that more than the written page was saved and disarmed.
+    /// How often mappings ran short, so that as many pages were saved and disarmed as it took, whatever the
+    /// [`Window`](crate::Window) allows. With [`Engine::Mprotect`](crate::Engine::Mprotect) only.
     pub wall_exits: u64,
     /// How often a reader had to read a page again because a writer opened it meanwhile.
     pub reader_retries: u64,
@@ -118,7 +120,6 @@ pub(crate) struct Counters {
     soft_faults: AtomicU64,
     pages_saved: AtomicU64,
     pages_saved_ahead: AtomicU64,
-    protect_calls: AtomicU64,
     snapshots: AtomicU64,
     saved_at_commit: AtomicU64,
     wall_exits: AtomicU64,
@@ -142,7 +143,6 @@ impl Default for Counters {
             soft_faults: zero(),
             pages_saved: zero(),
             pages_saved_ahead: zero(),
-            protect_calls: zero(),
             snapshots: zero(),
             saved_at_commit: zero(),
             wall_exits: zero(),
@@ -190,10 +190,6 @@ impl Counters {
         add(&self.pages_saved_ahead, ahead);
     }
 
-    pub fn protect_call(&self) {
-        add(&self.protect_calls, 1);
-    }
-
     pub fn wall_exit(&self) {
         add(&self.wall_exits, 1);
     }
@@ -224,7 +220,7 @@ impl Counters {
     pub fn committed(&self, pause: u64) {
         add(&self.snapshots, 1);
         let saved = self.pages_saved.load(Ordering::Relaxed);
-        self.saved_at_commit.store(saved, Ordering::Relaxed);
+        self.saved_at_commit.store(saved, Ordering::Release);
         self.last_pause_ns.store(pause, Ordering::Relaxed);
         let arming = self.arming_ns.swap(0, Ordering::Relaxed);
         self.last_arm_ns.store(arming, Ordering::Relaxed);
@@ -234,8 +230,11 @@ impl Counters {
 
     /// Copies made since the last snapshot was taken.
     pub fn saved_since_commit(&self) -> u64 {
-        let saved = self.pages_saved.load(Ordering::Relaxed);
-        saved - self.saved_at_commit.load(Ordering::Relaxed)
+        // In this order: neither ever shrinks.
+        let before = self.saved_at_commit.load(Ordering::Acquire);
+        self.pages_saved
+            .load(Ordering::Relaxed)
+            .saturating_sub(before)
     }
 
     /// The counters that are kept here; `page` is the page size in bytes.
@@ -248,7 +247,6 @@ impl Counters {
             pages_saved: get(&self.pages_saved),
             bytes_saved: get(&self.pages_saved) * page,
             pages_saved_ahead: get(&self.pages_saved_ahead),
-            protect_calls: get(&self.protect_calls),
             snapshots: get(&self.snapshots),
             wall_exits: get(&self.wall_exits),
             reader_retries: get(&self.reader_retries),

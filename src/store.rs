@@ -4,9 +4,12 @@
 //! saved at most once between two commits, so as many free frames as the arena has pages are enough for
 //! any writer. The handler takes a frame with one atomic, from the first of these that has one:
 //!
-//! 1. `ready`: frames whose memory is resident (pre-faulted, or used before);
-//! 2. `cold`: frames given back to the system; the kernel zeroes a page when one is filled;
-//! 3. `fresh`: frames never used so far, handed out in order.
+//! 1. `ready`: frames used before and free again;
+//! 2. `fresh`: the others, handed out in order. The memory of the first of them is resident: pre-faulted before
+//!    a snapshot, as many as were used after the last one, and refilled by who reads one. Beyond those the
+//!    kernel zeroes a page as a frame is filled, which doubles what a copy costs.
+//!
+//! When the last copy goes all frames are fresh again.
 //!
 //! With a limit, fewer frames than pages may be left, and [`Store::take`] may return `None`.
 //! Frames are named by index, never by address.
@@ -15,7 +18,7 @@ use std::io;
 use std::sync::OnceLock;
 
 use crate::page::{PageIndex, PageRange, PageSize};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sys::{self, Memory, ZeroValid, Zeroed};
 
 /// One slot of the store.
@@ -98,6 +101,9 @@ impl FrameMeta {
     }
 }
 
+/// Resident frames that who reads a snapshot sees to while writers use them up.
+pub(crate) const REFILL: u32 = 1024;
+
 struct Segment {
     memory: Memory,
     metas: Zeroed<FrameMeta>,
@@ -119,12 +125,14 @@ pub(crate) struct Store {
     segments: [OnceLock<Segment>; 32],
     /// Frames that may be handed out.
     reserved: AtomicU32,
-    /// Frames handed out at least once: the first of the fresh ones.
+    /// Frames handed out since there was no copy: the first of the fresh ones.
     fresh: AtomicU32,
     /// The fresh frames below this one are resident.
     resident: AtomicU32,
+    prefaulting: AtomicBool,
+    /// Whether they are made resident by calls that keep off who changes mappings.
+    by_call: bool,
     ready: FreeStack,
-    cold: FreeStack,
     in_use: AtomicU32,
     in_use_peak: AtomicU32,
 }
@@ -165,6 +173,14 @@ impl FreeStack {
         }
     }
 
+    /// Only while nobody pops or pushes.
+    fn clear(&self) {
+        let head = self.head.load(Ordering::Relaxed);
+        self.head
+            .store(Self::changed(head, None), Ordering::Relaxed);
+        self.len.store(0, Ordering::Relaxed);
+    }
+
     fn push(&self, store: &Store, frame: Frame) {
         self.len.fetch_add(1, Ordering::Relaxed);
         let mut head = self.head.load(Ordering::Relaxed);
@@ -196,20 +212,22 @@ impl Store {
             reserved: AtomicU32::new(0),
             fresh: AtomicU32::new(0),
             resident: AtomicU32::new(0),
+            prefaulting: AtomicBool::new(false),
+            by_call: false,
             ready: FreeStack::new(),
-            cold: FreeStack::new(),
             in_use: AtomicU32::new(0),
             in_use_peak: AtomicU32::new(0),
         }
     }
 
+    /// Frames are to be made resident by the faster way, since the engine changes no mappings.
+    pub fn prefaulted_by_call(self, by_call: bool) -> Self {
+        Self { by_call, ..self }
+    }
+
     /// Takes a frame, or `None` when the limit leaves none. Async-signal-safe.
     pub fn take(&self) -> Option<Frame> {
-        let frame = self
-            .ready
-            .pop(self)
-            .or_else(|| self.cold.pop(self))
-            .or_else(|| self.take_fresh())?;
+        let frame = self.ready.pop(self).or_else(|| self.take_fresh())?;
         let in_use = self.in_use.fetch_add(1, Ordering::Relaxed) + 1;
         self.in_use_peak.fetch_max(in_use, Ordering::Relaxed);
         Some(frame)
@@ -222,7 +240,7 @@ impl Store {
             match self.fresh.compare_exchange_weak(
                 next,
                 next + 1,
-                Ordering::Relaxed,
+                Ordering::AcqRel,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return Some(Frame(next)),
@@ -237,6 +255,28 @@ impl Store {
     pub fn fill(&self, frame: Frame, arena: &Memory, page: PageIndex) {
         let (segment, slot) = self.locate(frame);
         segment.memory.copy_page(slot, arena, page, self.page_size);
+    }
+
+    /// One of the copies, any, that serves the snapshot of `epoch` and no newer one; `None` when the frame
+    /// that `random` means is no such copy. Async-signal-safe.
+    pub fn sample(&self, random: u64, epoch: u64) -> Option<Frame> {
+        // Acquire: a frame that was handed out has its segment.
+        let used = u64::from(self.fresh.load(Ordering::Acquire));
+        let frame = Frame(random.checked_rem(used)? as u32);
+        (self.meta(frame).upto.load(Ordering::Relaxed) == epoch).then_some(frame)
+    }
+
+    /// Whether a copy differs from the live page. A guess while either changes.
+    pub fn differs(&self, frame: Frame, arena: &Memory) -> bool {
+        let (segment, slot) = self.locate(frame);
+        let page = segment.metas[slot.get()].page();
+        segment.memory.differs(slot, arena, page, self.page_size)
+    }
+
+    /// Free frames that may still be taken.
+    pub fn free(&self) -> usize {
+        let reserved = self.reserved.load(Ordering::Relaxed);
+        reserved.saturating_sub(self.in_use.load(Ordering::Relaxed)) as usize
     }
 
     /// Gives back a frame that nobody can reach any more.
@@ -297,15 +337,18 @@ impl Store {
         Ok(())
     }
 
-    /// Sees to it that about `count` frames are resident, outside the handler. Takes none of them, so
-    /// that a writer finds them all. One caller at a time.
+    /// Sees to it that about `count` free frames are resident, outside the handler. Takes none of them, so
+    /// that a writer finds them all. While another thread does the same it returns at once.
     pub fn prefault(&self, count: usize) {
+        if self.prefaulting.swap(true, Ordering::Acquire) {
+            return;
+        }
         let ready = self.ready.len.load(Ordering::Relaxed) as usize;
         let fresh = self.fresh.load(Ordering::Relaxed);
         let missing = count.saturating_sub(ready).min(u32::MAX as usize) as u32;
         let end = fresh
             .saturating_add(missing)
-            .min(self.reserved.load(Ordering::Relaxed));
+            .min(self.reserved.load(Ordering::Acquire));
         let mut first = self.resident.load(Ordering::Relaxed).max(fresh);
         while first < end {
             let count = (end - first).min(self.left_in_segment(first));
@@ -313,33 +356,53 @@ impl Store {
             let last = PageIndex::new(slot.get() + count as usize - 1);
             segment
                 .memory
-                .populate(PageRange::new(slot, last), self.page_size);
+                .populate(PageRange::new(slot, last), self.page_size, self.by_call);
             first += count;
         }
         self.resident.fetch_max(end, Ordering::Relaxed);
+        self.prefaulting.store(false, Ordering::Release);
     }
 
-    /// Gives the memory of some ready frames beyond `keep` back to the system; returns whether there is
-    /// more to give. While no snapshot lives, since these frames cannot be taken meanwhile.
+    /// In the child of a fork: who was at it in another thread is not there.
+    #[cfg(not(loom))]
+    pub fn forget_prefaulting(&self) {
+        self.prefaulting.store(false, Ordering::Release);
+    }
+
+    /// Whether frames are taken and few resident ones are left.
+    pub fn runs_short(&self) -> bool {
+        let fresh = self.fresh.load(Ordering::Relaxed);
+        fresh > 0
+            && self.ready.len.load(Ordering::Relaxed) < REFILL / 2
+            && self.resident.load(Ordering::Relaxed) < fresh.saturating_add(REFILL / 2)
+    }
+
+    /// With no copy left: begins anew with the first frame, and gives some of the memory of those beyond `keep`
+    /// back to the system; returns whether there is more to give. While no snapshot lives, since frames
+    /// must not be taken meanwhile.
     pub fn trim(&self, keep: usize) -> bool {
-        const SOME: usize = 1024;
-        let ready = self.ready.len.load(Ordering::Relaxed) as usize;
-        let beyond = ready.saturating_sub(keep);
-        let mut frames: Vec<Frame> = std::iter::from_fn(|| self.ready.pop(self))
-            .take(beyond.min(SOME))
-            .collect();
-        frames.sort_unstable();
-        for run in frames.chunk_by(|a, b| a.0 + 1 == b.0 && self.left_in_segment(a.0) > 1) {
-            let (segment, slot) = self.locate(run[0]);
-            let last = PageIndex::new(slot.get() + run.len() - 1);
-            segment
-                .memory
-                .discard(PageRange::new(slot, last), self.page_size);
-            for frame in run {
-                self.cold.push(self, *frame);
-            }
+        const SOME: u32 = 8192;
+        if self.in_use() > 0 {
+            return false;
         }
-        beyond > SOME
+        let used = self.fresh.swap(0, Ordering::Relaxed);
+        self.ready.clear();
+        let resident = self.resident.load(Ordering::Relaxed).max(used);
+        let keep = keep.min(u32::MAX as usize) as u32;
+        if resident <= keep {
+            self.resident.store(resident, Ordering::Relaxed);
+            return false;
+        }
+        let (_, slot) = self.place(resident - 1);
+        let some = SOME.min(slot as u32 + 1);
+        let first = resident.saturating_sub(some).max(keep);
+        let (segment, slot) = self.locate(Frame(first));
+        let last = PageIndex::new(slot.get() + (resident - first) as usize - 1);
+        segment
+            .memory
+            .discard(PageRange::new(slot, last), self.page_size);
+        self.resident.store(first, Ordering::Relaxed);
+        true
     }
 
     /// Frames in use now.
@@ -359,7 +422,7 @@ impl Store {
 
     /// All frames that were ever handed out, free ones included.
     pub fn frames(&self) -> impl Iterator<Item = Frame> {
-        (0..self.fresh.load(Ordering::Relaxed)).map(Frame)
+        (0..self.fresh.load(Ordering::Acquire)).map(Frame)
     }
 
     /// Segment number and slot in it: segment `k` holds `first_segment << k` frames.

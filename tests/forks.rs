@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
 use common::{
-    Forked, Trail, end_of_fork, expect_bytes, expect_child_ended_well, fork, in_child, page_size,
-    pattern, patterned,
+    Forked, Trail, end_of_fork, expect_bytes, expect_child_ended_well, fork, in_child, on,
+    page_size, pattern, patterned,
 };
-use pagecow::{Arena, Error, Snapshot, Snapshotter};
+use pagecow::{Arena, Engine, Error, Snapshot, Snapshotter};
 
 const PAGES: usize = 48;
 const FORKS: usize = 30;
@@ -40,7 +40,7 @@ fn overwrite(words: &[AtomicU64], value: u64) {
 }
 
 /// In the child: reads, writes, takes snapshots, reads the inherited one, drops everything.
-fn live(mut arena: Arena, inherited: Snapshot, before: &[u8]) {
+fn live(engine: Engine, mut arena: Arena, inherited: Snapshot, before: &[u8]) {
     let found = contents(arena.atomic_u64());
     Trail::steps_in(&found, WRITTEN);
     expect_bytes(&inherited, before);
@@ -65,7 +65,7 @@ fn live(mut arena: Arena, inherited: Snapshot, before: &[u8]) {
     expect_bytes(&inherited, before);
     arena.check_invariants().unwrap();
 
-    let mut another = Arena::new(1).unwrap();
+    let mut another = on(engine).build(1).unwrap();
     let empty = another.snapshot().unwrap();
     another[0] = 1;
     assert_eq!(empty.page(0).unwrap().bytes()[0], 0);
@@ -94,9 +94,9 @@ fn keep_taking_snapshots(snapshotter: &Snapshotter, stop: &AtomicBool) -> usize 
 
 #[test]
 fn with_a_writer_and_a_snapshotting_thread() {
-    let ended = in_child("with_a_writer_and_a_snapshotting_thread", || {
+    let ended = in_child("with_a_writer_and_a_snapshotting_thread", |engine| {
         let before = without_trail(pattern(PAGES));
-        let mut arena = Arena::new(before.len()).unwrap();
+        let mut arena = on(engine).build(before.len()).unwrap();
         arena.copy_from_slice(&before);
         let inherited = arena.snapshot().unwrap();
         let words = words(&arena);
@@ -116,7 +116,7 @@ fn with_a_writer_and_a_snapshotting_thread() {
 
         for _ in 0..FORKS {
             let child = match fork() {
-                Forked::Child => end_of_fork(|| live(arena, inherited, &before)),
+                Forked::Child => end_of_fork(|| live(engine, arena, inherited, &before)),
                 Forked::Parent(child) => child,
             };
             expect_bytes(&inherited, &before);
@@ -145,8 +145,8 @@ fn without_trail(mut bytes: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn with_a_guard_of_the_forking_thread() {
-    let ended = in_child("with_a_guard_of_the_forking_thread", || {
-        let (mut arena, before) = patterned(8);
+    let ended = in_child("with_a_guard_of_the_forking_thread", |engine| {
+        let (mut arena, before) = patterned(on(engine), 8);
         let snapshot = arena.snapshot().unwrap();
         let snapshotter = arena.snapshotter();
         let words = words(&arena);
@@ -180,8 +180,8 @@ fn with_a_guard_of_the_forking_thread() {
 
 #[test]
 fn with_a_guard_of_another_thread() {
-    let ended = in_child("with_a_guard_of_another_thread", || {
-        let (mut arena, before) = patterned(8);
+    let ended = in_child("with_a_guard_of_another_thread", |engine| {
+        let (mut arena, before) = patterned(on(engine), 8);
         let snapshot = arena.snapshot().unwrap();
         let snapshotter = arena.snapshotter();
         let words = words(&arena);
@@ -231,13 +231,13 @@ fn with_a_guard_of_another_thread() {
 /// Arenas and snapshots that come and go in other threads at the fork.
 #[test]
 fn with_arenas_that_come_and_go() {
-    let ended = in_child("with_arenas_that_come_and_go", || {
+    let ended = in_child("with_arenas_that_come_and_go", |engine| {
         static STOP: AtomicBool = AtomicBool::new(false);
         let threads: Vec<_> = (0..2)
             .map(|_| {
-                thread::spawn(|| {
+                thread::spawn(move || {
                     while !STOP.load(Relaxed) {
-                        let (mut arena, before) = patterned(3);
+                        let (mut arena, before) = patterned(on(engine), 3);
                         let snapshot = arena.snapshot().unwrap();
                         arena.fill(9);
                         expect_bytes(&snapshot, &before);
@@ -248,7 +248,7 @@ fn with_arenas_that_come_and_go() {
         for _ in 0..FORKS {
             let child = match fork() {
                 Forked::Child => end_of_fork(|| {
-                    let (mut arena, before) = patterned(3);
+                    let (mut arena, before) = patterned(on(engine), 3);
                     let snapshot = arena.snapshot().unwrap();
                     arena.fill(9);
                     expect_bytes(&snapshot, &before);

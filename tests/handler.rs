@@ -15,8 +15,10 @@ use std::thread;
 
 use common::mappings::Mapping;
 use common::signals;
-use common::{Trail, bytes_of, expect_bytes, in_child, page_size, pattern, patterned};
-use pagecow::{Arena, Snapshotter};
+use common::{
+    Trail, bytes_of, expect_bytes, in_child, on, page_by_page, page_size, pattern, patterned,
+};
+use pagecow::{Engine, Snapshotter};
 
 /// Takes snapshots until told to stop, and keeps a few.
 fn keep_taking(snapshotter: &Snapshotter, stop: &AtomicBool, mut look: impl FnMut(&[u8])) -> u64 {
@@ -39,9 +41,9 @@ fn keep_taking(snapshotter: &Snapshotter, stop: &AtomicBool, mut look: impl FnMu
 /// Threads that fault on the same pages, and so wait for each other, and for snapshots.
 #[test]
 fn errno_is_kept() {
-    let ended = in_child("errno_is_kept", || {
+    let ended = in_child("errno_is_kept", |engine| {
         const ROUNDS: usize = 200;
-        let (mut arena, _) = patterned(16);
+        let (mut arena, _) = patterned(on(engine), 16);
         let snapshotter = arena.snapshotter();
         let words = arena.atomic_u64();
         let words_per_page = page_size() / 8;
@@ -119,37 +121,52 @@ mod small_stack {
         whole - untouched
     }
 
+    /// The same of faults that find no mapping left: with no page open, and beside one.
+    fn at_the_wall() -> [usize; 2] {
+        let page = page_size();
+        let (mut arena, before) = patterned(page_by_page(Engine::Mprotect), 64);
+        let snapshot = arena.snapshot().unwrap();
+        let filler = common::mappings::leave_none();
+        let alone = used_by(|| arena[20 * page] = 0xff);
+        drop(filler);
+        assert_eq!(arena.stats().wall_exits, 1);
+        expect_bytes(&snapshot, &before);
+
+        let first = arena.snapshot().unwrap();
+        arena[10 * page] = 0xee;
+        let filler = common::mappings::leave_none();
+        let beside = used_by(|| arena[20 * page] = 0xee);
+        drop(filler);
+        assert_eq!(arena.stats().wall_exits, 2);
+        assert_eq!(first.page(20).unwrap().bytes()[0], 0xff);
+        [alone, beside]
+    }
+
     extern "C" fn nothing(_: i32) {}
 
     #[test]
     fn is_large_enough() {
-        let ended = in_child("small_stack::is_large_enough", || {
-            let (mut arena, before) = patterned(64);
+        let ended = in_child("small_stack::is_large_enough", |engine| {
+            let (mut arena, before) = patterned(on(engine), 64);
             let page = page_size();
             let snapshot = arena.snapshot().unwrap();
             let saved = used_by(|| arena[0] = 0xff);
             assert_eq!(arena.stats().save_latency.count(), 1);
             expect_bytes(&snapshot, &before);
 
+            arena[page] = 0xff;
+            arena[2 * page] = 0xff;
+            let ahead = used_by(|| arena[4 * page] = 0xff);
+            assert!(arena.stats().pages_saved_ahead >= 3);
+            expect_bytes(&snapshot, &before);
+
             drop(snapshot);
-            let soft = used_by(|| arena[page] = 0xff);
+            let soft = used_by(|| arena[60 * page] = 0xff);
             assert_eq!(arena.stats().soft_faults, 1);
-
-            let now = arena.to_vec();
-            let snapshot = arena.snapshot().unwrap();
-            let filler = common::mappings::leave_none();
-            let alone = used_by(|| arena[20 * page] = 0xff);
-            drop(filler);
-            assert_eq!(arena.stats().wall_exits, 1);
-            expect_bytes(&snapshot, &now);
-
-            let first = arena.snapshot().unwrap();
-            arena[10 * page] = 0xee;
-            let filler = common::mappings::leave_none();
-            let beside = used_by(|| arena[20 * page] = 0xee);
-            drop(filler);
-            assert_eq!(arena.stats().wall_exits, 2);
-            assert_eq!(first.page(20).unwrap().bytes()[0], 0xff);
+            let mut all = vec![saved, ahead, soft];
+            if engine == Engine::Mprotect {
+                all.extend(at_the_wall());
+            }
 
             // Much of what the kernel may need it does not always need: the handler's part is looked at.
             let handler = nothing as *const () as usize;
@@ -158,7 +175,8 @@ mod small_stack {
                 &signals::action(handler, libc::SA_ONSTACK, &[]),
             );
             let kernel = used_by(|| signals::raise(libc::SIGUSR1));
-            let ours = [saved, soft, alone, beside].map(|used| used.saturating_sub(kernel));
+            let ours = all.into_iter().map(|used| used.saturating_sub(kernel));
+            let ours: Vec<usize> = ours.collect();
             let text = format!("kernel {kernel} of {}, handler {ours:?} of {ROOM}", least());
             eprintln!("bytes of stack: {text}");
             assert!(
@@ -191,10 +209,10 @@ mod nested {
 
     #[test]
     fn stores_in_handler_and_code() {
-        let ended = in_child("nested::stores_in_handler_and_code", || {
+        let ended = in_child("nested::stores_in_handler_and_code", |engine| {
             const SIGNALS: u64 = 300;
             const SNAPSHOTS: u64 = 200;
-            let mut arena = Arena::new(PAGES as usize * page_size()).unwrap();
+            let mut arena = on(engine).build(PAGES as usize * page_size()).unwrap();
             let snapshotter = arena.snapshotter();
             let words = arena.atomic_u64();
             WORDS.store(words.as_ptr().cast_mut(), Relaxed);
@@ -241,45 +259,48 @@ mod nested {
     /// The same with guards, which hold pages outside the handler.
     #[test]
     fn stores_in_a_handler_and_guards_in_the_code() {
-        let ended = in_child("nested::stores_in_a_handler_and_guards_in_the_code", || {
-            const ROUNDS: usize = 500;
-            let mut arena = Arena::new(PAGES as usize * page_size()).unwrap();
-            let snapshotter = arena.snapshotter();
-            WORDS.store(arena.as_mut_ptr().cast(), Relaxed);
-            let handler = store as *const () as usize;
-            signals::install(
-                libc::SIGUSR1,
-                &signals::action(handler, libc::SA_RESTART, &[]),
-            );
-            let stop = AtomicBool::new(false);
-            let taken = AtomicU64::new(0);
-            // SAFETY: no arguments.
-            let main = unsafe { libc::pthread_self() };
-            thread::scope(|scope| {
-                scope.spawn(|| {
-                    keep_taking(&snapshotter, &stop, |bytes| {
-                        Trail::steps_in(bytes, BY_HANDLER);
-                        taken.fetch_add(1, Relaxed);
+        let ended = in_child(
+            "nested::stores_in_a_handler_and_guards_in_the_code",
+            |engine| {
+                const ROUNDS: usize = 500;
+                let mut arena = on(engine).build(PAGES as usize * page_size()).unwrap();
+                let snapshotter = arena.snapshotter();
+                WORDS.store(arena.as_mut_ptr().cast(), Relaxed);
+                let handler = store as *const () as usize;
+                signals::install(
+                    libc::SIGUSR1,
+                    &signals::action(handler, libc::SA_RESTART, &[]),
+                );
+                let stop = AtomicBool::new(false);
+                let taken = AtomicU64::new(0);
+                // SAFETY: no arguments.
+                let main = unsafe { libc::pthread_self() };
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        keep_taking(&snapshotter, &stop, |bytes| {
+                            Trail::steps_in(bytes, BY_HANDLER);
+                            taken.fetch_add(1, Relaxed);
+                        });
                     });
-                });
-                scope.spawn(|| {
-                    while !stop.load(Relaxed) {
-                        // SAFETY: the thread waits for this one to end.
-                        unsafe { libc::pthread_kill(main, libc::SIGUSR1) };
-                        thread::yield_now();
+                    scope.spawn(|| {
+                        while !stop.load(Relaxed) {
+                            // SAFETY: the thread waits for this one to end.
+                            unsafe { libc::pthread_kill(main, libc::SIGUSR1) };
+                            thread::yield_now();
+                        }
+                    });
+                    let mut round = 0;
+                    while round < ROUNDS || taken.load(Relaxed) < 100 || NEXT.load(Relaxed) < 100 {
+                        round += 1;
+                        drop(arena.writable(..).unwrap());
+                        drop(snapshotter.snapshot().unwrap());
                     }
+                    stop.store(true, Relaxed);
                 });
-                let mut round = 0;
-                while round < ROUNDS || taken.load(Relaxed) < 100 || NEXT.load(Relaxed) < 100 {
-                    round += 1;
-                    drop(arena.writable(..).unwrap());
-                    drop(snapshotter.snapshot().unwrap());
-                }
-                stop.store(true, Relaxed);
-            });
-            assert_eq!(Trail::steps_in(&arena, BY_HANDLER), NEXT.load(Relaxed) - 1);
-            arena.check_invariants().unwrap();
-        });
+                assert_eq!(Trail::steps_in(&arena, BY_HANDLER), NEXT.load(Relaxed) - 1);
+                arena.check_invariants().unwrap();
+            },
+        );
         ended.expect_finished();
     }
 
@@ -297,9 +318,9 @@ mod nested {
     /// The same in a process that forks, in the thread that does and in one that reads a snapshot.
     #[test]
     fn stores_in_a_handler_around_forks() {
-        let ended = in_child("nested::stores_in_a_handler_around_forks", || {
+        let ended = in_child("nested::stores_in_a_handler_around_forks", |engine| {
             const FORKS: usize = 300;
-            let mut arena = Arena::new(PAGES as usize * page_size()).unwrap();
+            let mut arena = on(engine).build(PAGES as usize * page_size()).unwrap();
             let snapshotter = arena.snapshotter();
             WORDS.store(arena.as_mut_ptr().cast(), Relaxed);
             let handler = count as *const () as usize;
@@ -356,10 +377,10 @@ mod nested {
 /// More arenas than the handler's first table holds, that come and go while others are written.
 #[test]
 fn arenas_come_and_go_while_others_fault() {
-    let ended = in_child("arenas_come_and_go_while_others_fault", || {
+    let ended = in_child("arenas_come_and_go_while_others_fault", |engine| {
         const ROUNDS: u8 = 20;
         const AT_ONCE: usize = 32;
-        let (mut steady, _) = patterned(32);
+        let (mut steady, _) = patterned(on(engine), 32);
         let snapshotter = steady.snapshotter();
         let words = steady.atomic_u64();
         for page in words.chunks_exact(page_size() / 8) {
@@ -367,8 +388,8 @@ fn arenas_come_and_go_while_others_fault() {
         }
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
-            let makers =
-                [1, 2, 3].map(|byte| scope.spawn(move || make_and_drop(byte, ROUNDS, AT_ONCE)));
+            let makers = [1, 2, 3]
+                .map(|byte| scope.spawn(move || make_and_drop(engine, byte, ROUNDS, AT_ONCE)));
             let taker = scope.spawn(|| {
                 keep_taking(&snapshotter, &stop, |bytes| {
                     Trail::steps_in(bytes, 0);
@@ -392,9 +413,9 @@ fn arenas_come_and_go_while_others_fault() {
     ended.expect_finished();
 }
 
-fn make_and_drop(number: u8, rounds: u8, at_once: usize) {
+fn make_and_drop(engine: Engine, number: u8, rounds: u8, at_once: usize) {
     for round in 0..rounds {
-        let mut arenas: Vec<_> = (0..at_once).map(|_| patterned(2)).collect();
+        let mut arenas: Vec<_> = (0..at_once).map(|_| patterned(on(engine), 2)).collect();
         let snapshots: Vec<_> = arenas
             .iter()
             .map(|(arena, _)| arena.snapshot().unwrap())
@@ -420,4 +441,45 @@ fn make_and_drop(number: u8, rounds: u8, at_once: usize) {
         });
         reader.join().unwrap();
     }
+}
+
+/// Pagecow's handler, beneath [`twice`].
+static OURS: AtomicUsize = AtomicUsize::new(0);
+
+/// The second call finds the page open, as if another thread had been faster.
+extern "C" fn twice(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the address of such a function.
+    let ours = unsafe { std::mem::transmute::<usize, signals::Handler>(OURS.load(Relaxed)) };
+    ours(signal, info, context);
+    ours(signal, info, context);
+}
+
+/// While a snapshot is on its way for long, pages are armed again and again without a new epoch. A thread
+/// that finds its page opened by another one each time makes progress all the same.
+#[test]
+fn a_page_that_others_open_first_every_time() {
+    let ended = in_child("a_page_that_others_open_first_every_time", |engine| {
+        /// More often than the handler takes for a store that fails for ever.
+        const OFTEN: u64 = 1000;
+        let (mut arena, before) = patterned(page_by_page(engine), 600);
+        let snapshot = arena.snapshot().unwrap();
+        let mut pending = arena.prepare().unwrap();
+        for signal in signals::of_engine(engine) {
+            let mut action = signals::current(*signal);
+            OURS.store(action.sa_sigaction, Relaxed);
+            action.sa_sigaction = twice as *const () as usize;
+            signals::install(*signal, &action);
+        }
+        for round in 1..=OFTEN {
+            // So much is open that a step arms it, from the first page on.
+            drop(arena.writable(..).unwrap());
+            pending.step(std::time::Duration::MAX).unwrap();
+            arena[0] = round as u8;
+            let stats = arena.stats();
+            assert_eq!((stats.faults, stats.spurious_faults), (2 * round, round));
+        }
+        expect_bytes(&snapshot, &before);
+        arena.check_invariants().unwrap();
+    });
+    ended.expect_finished();
 }

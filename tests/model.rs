@@ -1,13 +1,18 @@
 //! Random operations on an arena and its snapshots against plain vectors cloned at each snapshot, with
 //! everything that must hold checked after each step.
 
+mod common;
+
 use std::io::{Read, Seek, SeekFrom};
 
-use pagecow::{Arena, Error, Snapshot};
+use common::{engines, on, page_size};
+use pagecow::{Arena, ArenaBuilder, Engine, Error, Snapshot, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 
-const PAGES: usize = 24;
+/// More than two of the blocks that windows look at.
+const PAGES: usize = 150;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -49,7 +54,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let at = 0usize..1000;
-    let len = prop_oneof![4 => 1usize..64, 1 => 1usize..20_000];
+    let len = prop_oneof![4 => 1usize..64, 1 => 1usize..100_000];
     let which = 0usize..16;
     prop_oneof![
         8 => (at.clone(), len.clone(), any::<u8>())
@@ -63,6 +68,22 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (which.clone(), at).prop_map(|(which, at)| Step::Stream { which, at }),
         2 => (which.clone(), 0..PAGES).prop_map(|(which, index)| Step::Page { which, index }),
         2 => (which.clone(), which).prop_map(|(which, older)| Step::ChangedSince { which, older }),
+    ]
+}
+
+fn engine() -> impl Strategy<Value = Engine> {
+    select(engines())
+}
+
+fn window() -> impl Strategy<Value = Window> {
+    prop_oneof![
+        Just(Window::Page),
+        (1usize..64).prop_map(Window::Fixed),
+        Just(Window::default()),
+        (1usize..200, 1.0f64..20.0).prop_map(|(max_pages, max_ratio)| Window::Adaptive {
+            max_pages,
+            max_ratio,
+        }),
     ]
 }
 
@@ -84,25 +105,30 @@ struct Model {
     opened: Vec<u64>,
     /// For each page, the same for each time that it was.
     history: Vec<Vec<u64>>,
+    /// Copies that cannot be done without.
     copies: u64,
+    /// Copies that had been made at the last snapshot.
+    saved_before: u64,
+    window: Window,
     limited: bool,
 }
 
 impl Model {
-    fn new(limit_pages: Option<usize>) -> Self {
-        let page = region::page::size();
-        let mut builder = Arena::builder();
+    fn new(builder: ArenaBuilder, window: Window, limit_pages: Option<usize>) -> Self {
+        let mut builder = builder.window(window);
         if let Some(pages) = limit_pages {
-            builder = builder.store_limit(pages * page);
+            builder = builder.store_limit(pages * page_size());
         }
         Self {
-            arena: builder.build(PAGES * page).unwrap(),
-            bytes: vec![0; PAGES * page],
+            arena: builder.build(PAGES * page_size()).unwrap(),
+            bytes: vec![0; PAGES * page_size()],
             live: Vec::new(),
             taken: 0,
             opened: vec![0; PAGES],
             history: vec![Vec::new(); PAGES],
             copies: 0,
+            saved_before: 0,
+            window,
             limited: limit_pages.is_some(),
         }
     }
@@ -114,7 +140,7 @@ impl Model {
 
     /// Notes that the pages of `range` became writable.
     fn open(&mut self, range: &std::ops::Range<usize>) {
-        let page = region::page::size();
+        let page = page_size();
         for index in range.start / page..=(range.end - 1) / page {
             let newest = self.live.iter().map(|frozen| frozen.number).max();
             self.copies += u64::from(newest.is_some_and(|newest| newest > self.opened[index]));
@@ -156,6 +182,7 @@ impl Model {
             }
             Step::Snapshot => {
                 self.taken += 1;
+                self.saved_before = self.arena.stats().pages_saved;
                 self.live.push(Frozen {
                     snapshot: self.arena.snapshot().unwrap(),
                     bytes: self.bytes.clone(),
@@ -193,7 +220,7 @@ impl Model {
                 let Some(frozen) = self.pick(which) else {
                     return;
                 };
-                let page = region::page::size();
+                let page = page_size();
                 let result = frozen.snapshot.page(index);
                 let wanted = frozen.bytes[index * page..][..page].to_vec();
                 self.expect(result.map(|page| page.bytes().to_vec()), wanted);
@@ -216,8 +243,17 @@ impl Model {
         let wanted: Vec<usize> = (0..PAGES)
             .filter(|page| self.history[*page].iter().any(|at| between.contains(at)))
             .collect();
-        let pages = result.map(|ranges| ranges.into_iter().flatten().collect());
-        self.expect(pages, wanted);
+        let pages = result.map(|ranges| ranges.into_iter().flatten().collect::<Vec<usize>>());
+        match pages {
+            // Pages saved ahead are named as well.
+            Ok(pages) if self.window != Window::Page => {
+                assert!(
+                    wanted.iter().all(|page| pages.contains(page)),
+                    "{pages:?} lack some of {wanted:?}"
+                );
+            }
+            pages => self.expect(pages, wanted),
+        }
     }
 
     fn check(&self) {
@@ -226,8 +262,15 @@ impl Model {
         let stats = self.arena.stats();
         assert_eq!(stats.live_snapshots, self.live.len() as u64);
         assert_eq!(stats.snapshots, self.taken);
+        // No page is saved twice between two snapshots.
+        assert!(stats.pages_saved - self.saved_before <= PAGES as u64);
+        let asked = stats.pages_saved - stats.pages_saved_ahead;
+        assert!(asked <= self.copies, "{stats:?}");
         if !self.limited {
-            assert_eq!(stats.pages_saved, self.copies);
+            assert!(stats.pages_saved >= self.copies, "{stats:?}");
+        }
+        if self.window == Window::Page {
+            assert_eq!(stats.pages_saved_ahead, 0);
         }
     }
 
@@ -241,8 +284,8 @@ impl Model {
     }
 }
 
-fn run(steps: &[Step], limit_pages: Option<usize>) {
-    let mut model = Model::new(limit_pages);
+fn run(engine: Engine, window: Window, limit_pages: Option<usize>, steps: &[Step]) {
+    let mut model = Model::new(on(engine), window, limit_pages);
     for step in steps {
         model.apply(step);
         model.check();
@@ -260,20 +303,34 @@ fn run(steps: &[Step], limit_pages: Option<usize>) {
     }
 }
 
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: 100 * engines().len() as u32,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
-    fn every_snapshot_reads_what_was(steps in vec(step(), 1..120)) {
-        run(&steps, None);
+    fn every_snapshot_reads_what_was(
+        engine in engine(),
+        window in window(),
+        steps in vec(step(), 1..120),
+    ) {
+        run(engine, window, None, &steps);
     }
 
     /// With a store of a few frames a read is exact or says that it cannot be.
     #[test]
     fn with_a_small_store_reads_are_exact_or_refused(
+        engine in engine(),
+        window in window(),
+        limit in 0..2 * PAGES,
         steps in vec(step(), 1..120),
-        limit in 0usize..20,
     ) {
-        run(&steps, Some(limit));
+        run(engine, window, Some(limit), &steps);
     }
 }

@@ -9,11 +9,11 @@ use std::ptr;
 
 use common::mappings::Mapping;
 use common::signals;
-use common::{in_child, page_size, patterned};
-use pagecow::{Arena, Snapshot};
+use common::{in_child, on, page_size, patterned};
+use pagecow::{Arena, Engine, Snapshot};
 
-fn armed() -> (Arena, Snapshot) {
-    let (arena, _) = patterned(4);
+fn armed(engine: Engine) -> (Arena, Snapshot) {
+    let (arena, _) = patterned(on(engine), 4);
     let snapshot = arena.snapshot().unwrap();
     (arena, snapshot)
 }
@@ -28,15 +28,20 @@ fn load(address: *const u8) {
     black_box(unsafe { address.read_volatile() });
 }
 
-/// The process, without a SIGSEGV handler before ours, dies by SIGSEGV of what `fault` does.
+/// The process, without handlers before ours, dies by SIGSEGV of what `fault` does.
 #[track_caller]
 fn expect_death(test: &str, fault: impl FnOnce(&mut Arena)) {
-    let ended = in_child(test, || {
-        signals::reset_sigsegv();
-        let (mut arena, _snapshot) = armed();
+    expect_death_by(libc::SIGSEGV, test, fault);
+}
+
+#[track_caller]
+fn expect_death_by(signal: i32, test: &str, fault: impl FnOnce(&mut Arena)) {
+    let ended = in_child(test, |engine| {
+        signals::reset_faults();
+        let (mut arena, _snapshot) = armed(engine);
         fault(&mut arena);
     });
-    ended.expect_killed_by(libc::SIGSEGV);
+    ended.expect_killed_by(signal);
 }
 
 #[test]
@@ -46,10 +51,13 @@ fn a_null_store() {
 
 #[test]
 fn a_null_store_with_the_runtimes_handler_before_ours() {
-    let ended = in_child("a_null_store_with_the_runtimes_handler_before_ours", || {
-        let _armed = armed();
-        store(ptr::null_mut());
-    });
+    let ended = in_child(
+        "a_null_store_with_the_runtimes_handler_before_ours",
+        |engine| {
+            let _armed = armed(engine);
+            store(ptr::null_mut());
+        },
+    );
     ended.expect_killed_by(libc::SIGSEGV);
 }
 
@@ -64,6 +72,15 @@ fn a_load_from_forbidden_memory() {
 fn a_store_to_read_only_memory() {
     expect_death("a_store_to_read_only_memory", |_| {
         store(Mapping::new(1, libc::PROT_READ).as_mut_ptr());
+    });
+}
+
+#[test]
+fn a_store_beyond_the_end_of_a_mapped_file() {
+    let test = "a_store_beyond_the_end_of_a_mapped_file";
+    expect_death_by(libc::SIGBUS, test, |_| {
+        let file = tempfile::tempfile().unwrap();
+        store(Mapping::of_file(&file, 1).as_mut_ptr());
     });
 }
 
@@ -108,6 +125,13 @@ fn a_signal_sent_to_the_thread() {
 }
 
 #[test]
+fn a_bus_error_sent_to_the_thread() {
+    expect_death_by(libc::SIGBUS, "a_bus_error_sent_to_the_thread", |_| {
+        signals::raise(libc::SIGBUS)
+    });
+}
+
+#[test]
 fn a_signal_sent_to_the_process() {
     expect_death("a_signal_sent_to_the_process", |_| {
         signals::kill(libc::SIGSEGV);
@@ -119,10 +143,10 @@ fn a_signal_sent_to_the_process() {
 
 #[test]
 fn a_store_to_an_arena_that_is_gone() {
-    let ended = in_child("a_store_to_an_arena_that_is_gone", || {
-        signals::reset_sigsegv();
-        let _other = armed();
-        let (arena, snapshot) = armed();
+    let ended = in_child("a_store_to_an_arena_that_is_gone", |engine| {
+        signals::reset_faults();
+        let _other = armed(engine);
+        let (arena, snapshot) = armed(engine);
         let address = arena.as_mut_ptr();
         drop(snapshot);
         drop(arena);
@@ -155,8 +179,8 @@ fn recurse(depth: u64) -> u64 {
 
 #[test]
 fn a_stack_overflow_in_a_thread_is_reported() {
-    let ended = in_child("a_stack_overflow_in_a_thread_is_reported", || {
-        let _armed = armed();
+    let ended = in_child("a_stack_overflow_in_a_thread_is_reported", |engine| {
+        let _armed = armed(engine);
         let thread = std::thread::Builder::new().name("deep".to_owned());
         let _ = thread.spawn(|| recurse(0)).unwrap().join();
     });
@@ -172,17 +196,20 @@ extern "C" fn recurse_on_signal(_: i32) {
 /// Tests run in threads; the main one gets there by a signal, whose handler runs on its stack.
 #[test]
 fn a_stack_overflow_in_the_main_thread_is_reported() {
-    let ended = in_child("a_stack_overflow_in_the_main_thread_is_reported", || {
-        let _armed = armed();
-        let handler = recurse_on_signal as *const () as usize;
-        signals::install(libc::SIGUSR1, &signals::action(handler, 0, &[]));
-        let main = std::process::id() as libc::pid_t;
-        // SAFETY: no memory is involved; the main thread has the process's number.
-        unsafe { libc::syscall(libc::SYS_tgkill, main, main, libc::SIGUSR1) };
-        loop {
-            std::thread::park();
-        }
-    });
+    let ended = in_child(
+        "a_stack_overflow_in_the_main_thread_is_reported",
+        |engine| {
+            let _armed = armed(engine);
+            let handler = recurse_on_signal as *const () as usize;
+            signals::install(libc::SIGUSR1, &signals::action(handler, 0, &[]));
+            let main = std::process::id() as libc::pid_t;
+            // SAFETY: no memory is involved; the main thread has the process's number.
+            unsafe { libc::syscall(libc::SYS_tgkill, main, main, libc::SIGUSR1) };
+            loop {
+                std::thread::park();
+            }
+        },
+    );
     ended.expect_killed_by(libc::SIGABRT);
     ended.expect_said("thread 'main'");
     ended.expect_said("has overflowed its stack");

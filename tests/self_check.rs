@@ -4,57 +4,84 @@ mod common;
 
 use common::mappings::is_writable;
 use common::signals;
-use common::{expect_bytes, in_child, patterned};
-use pagecow::Error;
+use common::{expect_bytes, in_child, on, patterned};
+use pagecow::{Arena, Error};
 
 extern "C" fn theirs(_: i32) {}
+
+/// Neither armed nor counted: stores go through without a fault.
+#[track_caller]
+fn expect_untouched(arena: &mut Arena, before: &[u8]) {
+    let stats = arena.stats();
+    assert_eq!((stats.protect_calls, stats.snapshots), (0, 0));
+    assert!(is_writable(arena.as_ptr(), arena.len()));
+    arena.copy_from_slice(before);
+    assert_eq!(arena.stats().faults, 0);
+}
+
+/// Snapshots are taken and kept.
+#[track_caller]
+fn expect_all_well(arena: &mut Arena, before: &[u8]) {
+    let snapshot = arena.snapshot().unwrap();
+    arena.fill(3);
+    expect_bytes(&snapshot, before);
+    arena.check_invariants().unwrap();
+}
 
 #[test]
 fn a_handler_installed_later_is_noticed_before_anything_is_armed() {
     let test = "a_handler_installed_later_is_noticed_before_anything_is_armed";
-    let ended = in_child(test, || {
-        let (mut arena, before) = patterned(8);
-        let theirs = signals::action(theirs as *const () as usize, 0, &[]);
-        let ours = signals::install(libc::SIGSEGV, &theirs);
-        let calls = arena.stats().protect_calls;
-        for _ in 0..3 {
-            let result = arena.snapshot();
-            assert!(matches!(result, Err(Error::HandlerReplaced)), "{result:?}");
-            let result = arena.snapshotter().snapshot();
-            assert!(matches!(result, Err(Error::HandlerReplaced)), "{result:?}");
+    let ended = in_child(test, |engine| {
+        for signal in signals::of_engine(engine) {
+            let (mut arena, before) = patterned(on(engine), 8);
+            let theirs = signals::action(theirs as *const () as usize, 0, &[]);
+            let ours = signals::install(*signal, &theirs);
+            for _ in 0..3 {
+                let result = arena.snapshot();
+                assert!(matches!(result, Err(Error::HandlerReplaced)), "{result:?}");
+                let result = arena.snapshotter().snapshot();
+                assert!(matches!(result, Err(Error::HandlerReplaced)), "{result:?}");
+                let result = arena.prepare();
+                assert!(matches!(result, Err(Error::HandlerReplaced)), "{result:?}");
+            }
+            expect_untouched(&mut arena, &before);
+            signals::install(*signal, &ours);
+            expect_all_well(&mut arena, &before);
         }
-        assert_eq!(arena.stats().protect_calls, calls);
-        assert_eq!(arena.stats().snapshots, 0);
-        assert!(is_writable(arena.as_ptr(), arena.len()));
-        arena[0] = before[0];
-
-        signals::install(libc::SIGSEGV, &ours);
-        let snapshot = arena.snapshot().unwrap();
-        arena.fill(3);
-        expect_bytes(&snapshot, &before);
-        arena.check_invariants().unwrap();
     });
     ended.expect_finished();
 }
 
 #[test]
 fn a_masked_signal_is_noticed_before_anything_is_armed() {
-    let ended = in_child(
-        "a_masked_signal_is_noticed_before_anything_is_armed",
-        || {
-            let (mut arena, before) = patterned(8);
-            signals::mask(libc::SIG_BLOCK, &[libc::SIGSEGV]);
+    let test = "a_masked_signal_is_noticed_before_anything_is_armed";
+    let ended = in_child(test, |engine| {
+        for signal in signals::of_engine(engine) {
+            let (mut arena, before) = patterned(on(engine), 8);
+            signals::mask(libc::SIG_BLOCK, &[*signal]);
             let result = arena.snapshot();
             assert!(matches!(result, Err(Error::SignalMasked)), "{result:?}");
-            assert_eq!(arena.stats().protect_calls, 0);
-            assert!(is_writable(arena.as_ptr(), arena.len()));
-            arena[0] = before[0];
+            expect_untouched(&mut arena, &before);
+            signals::mask(libc::SIG_UNBLOCK, &[*signal]);
+            expect_all_well(&mut arena, &before);
+        }
+    });
+    ended.expect_finished();
+}
 
-            signals::mask(libc::SIG_UNBLOCK, &[libc::SIGSEGV]);
-            let snapshot = arena.snapshot().unwrap();
-            arena.fill(3);
-            expect_bytes(&snapshot, &before);
-        },
-    );
+/// Whoever has SIGBUS for purposes of their own may keep it as long as no arena needs it.
+#[test]
+fn other_signals_may_be_anybodys() {
+    let ended = in_child("other_signals_may_be_anybodys", |engine| {
+        let (mut arena, before) = patterned(on(engine), 8);
+        let theirs = signals::action(theirs as *const () as usize, 0, &[]);
+        for signal in [libc::SIGBUS, libc::SIGILL, libc::SIGTRAP] {
+            if !signals::of_engine(engine).contains(&signal) {
+                signals::install(signal, &theirs);
+                signals::mask(libc::SIG_BLOCK, &[signal]);
+            }
+        }
+        expect_all_well(&mut arena, &before);
+    });
     ended.expect_finished();
 }

@@ -6,18 +6,11 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-use common::{expect_bytes, in_child, page_size, pattern};
-use pagecow::{Arena, Error, Snapshot};
+use common::{expect_bytes, in_child, on, page_by_page, page_size, patterned};
+use pagecow::{Arena, ArenaBuilder, Error, Snapshot};
 
-fn limited(pages: usize, frames: usize) -> (Arena, Vec<u8>) {
-    let page = page_size();
-    let mut arena = Arena::builder()
-        .store_limit(frames * page)
-        .build(pages * page)
-        .unwrap();
-    let bytes = pattern(pages);
-    arena.copy_from_slice(&bytes);
-    (arena, bytes)
+fn limited(builder: ArenaBuilder, pages: usize, frames: usize) -> (Arena, Vec<u8>) {
+    patterned(builder.store_limit(frames * page_size()), pages)
 }
 
 #[track_caller]
@@ -48,11 +41,11 @@ fn is_exhausted(error: &io::Error) -> bool {
 
 #[test]
 fn the_newest_fails_and_the_older_stays_exact() {
-    let ended = in_child("the_newest_fails_and_the_older_stays_exact", || {
+    let ended = in_child("the_newest_fails_and_the_older_stays_exact", |engine| {
         const PAGES: usize = 8;
         const FRAMES: usize = PAGES + 2;
         let page = page_size();
-        let (mut arena, first) = limited(PAGES, FRAMES);
+        let (mut arena, first) = limited(page_by_page(engine), PAGES, FRAMES);
         let older = arena.snapshot().unwrap();
         arena.fill(0x11);
         let newest = arena.snapshot().unwrap();
@@ -93,9 +86,9 @@ fn the_newest_fails_and_the_older_stays_exact() {
 
 #[test]
 fn a_page_that_several_need_fails_them_all() {
-    let ended = in_child("a_page_that_several_need_fails_them_all", || {
+    let ended = in_child("a_page_that_several_need_fails_them_all", |engine| {
         let page = page_size();
-        let (mut arena, first) = limited(6, 2);
+        let (mut arena, first) = limited(on(engine), 6, 2);
         let snapshots = [(); 3].map(|()| arena.snapshot().unwrap());
         arena[0] = 0;
         arena[page] = 0;
@@ -135,20 +128,23 @@ fn a_page_that_several_need_fails_them_all() {
 
 #[test]
 fn without_any_frame_nothing_is_exact_once_written() {
-    let ended = in_child("without_any_frame_nothing_is_exact_once_written", || {
-        let (mut arena, first) = limited(3, 0);
-        let snapshot = arena.snapshot().unwrap();
-        expect_bytes(&snapshot, &first);
-        arena[0] = 0;
-        expect_exhausted(&snapshot, 0);
-        let mut part = arena.writable(page_size()..).unwrap();
-        part.fill(9);
-        drop(part);
-        arena.check_invariants().unwrap();
-        drop(snapshot);
-        let live = arena.to_vec();
-        expect_bytes(&arena.snapshot().unwrap(), &live);
-    });
+    let ended = in_child(
+        "without_any_frame_nothing_is_exact_once_written",
+        |engine| {
+            let (mut arena, first) = limited(on(engine), 3, 0);
+            let snapshot = arena.snapshot().unwrap();
+            expect_bytes(&snapshot, &first);
+            arena[0] = 0;
+            expect_exhausted(&snapshot, 0);
+            let mut part = arena.writable(page_size()..).unwrap();
+            part.fill(9);
+            drop(part);
+            arena.check_invariants().unwrap();
+            drop(snapshot);
+            let live = arena.to_vec();
+            expect_bytes(&arena.snapshot().unwrap(), &live);
+        },
+    );
     ended.expect_finished();
 }
 
@@ -156,10 +152,10 @@ fn without_any_frame_nothing_is_exact_once_written() {
 #[test]
 fn a_reader_in_progress_gets_the_error_and_never_wrong_bytes() {
     let test = "a_reader_in_progress_gets_the_error_and_never_wrong_bytes";
-    let ended = in_child(test, || {
+    let ended = in_child(test, |engine| {
         const PAGES: usize = 64;
         let page = page_size();
-        let (mut arena, _) = limited(PAGES, PAGES / 2);
+        let (mut arena, _) = limited(on(engine), PAGES, PAGES / 2);
         let snapshotter = arena.snapshotter();
         let words = arena.atomic_u64();
         let words_per_page = page / 8;

@@ -1,14 +1,18 @@
-//! Writers, snapshotting threads and readers against each other, all on the same few pages.
+//! Writers, snapshotting threads and readers against each other, all on the same few pages, with each engine and
+//! several windows in turn.
 //!
 //! A few seconds by default; `PAGECOW_STRESS_SECONDS=60` is the long form, which also insists on having met
 //! each kind of race.
+
+mod common;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pagecow::{Arena, Snapshot, Snapshotter};
+use common::{engines, on, page_size};
+use pagecow::{Engine, Snapshot, Snapshotter, Stats, Window};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -141,9 +145,35 @@ fn compare(a: (&Snapshot, &Vec<u8>), b: (&Snapshot, &Vec<u8>)) {
 fn writers_snapshots_and_readers() {
     let seconds = std::env::var("PAGECOW_STRESS_SECONDS").map(|text| text.parse().unwrap());
     let is_long = seconds.is_ok();
-    let duration = Duration::from_secs_f64(seconds.unwrap_or(3.0));
+    let windows = [Window::Page, Window::Fixed(16), Window::default()];
+    let rounds = engines().len() * windows.len();
+    let duration = Duration::from_secs_f64(seconds.unwrap_or(rounds as f64) / rounds as f64);
 
-    let mut arena = Arena::new(PAGES as usize * region::page::size()).unwrap();
+    let mut met = [0; 3];
+    for engine in engines() {
+        for window in windows {
+            println!("{engine:?}, {window:?}:");
+            let stats = round(*engine, window, duration);
+            for (met, more) in met.iter_mut().zip(races(&stats)) {
+                *met += more;
+            }
+        }
+    }
+    if is_long {
+        let [threads, readers, snapshots] = met;
+        assert!(threads > 0, "no two threads met on a page");
+        assert!(readers > 0, "no reader met a first write");
+        assert!(snapshots > 0, "no snapshot met a fault");
+    }
+}
+
+fn races(stats: &Stats) -> [u64; 3] {
+    [stats.spurious_faults, stats.reader_retries, stats.drains]
+}
+
+fn round(engine: Engine, window: Window, duration: Duration) -> Stats {
+    let builder = on(engine).window(window);
+    let mut arena = builder.build(PAGES as usize * page_size()).unwrap();
     let per_page = arena.page_size() as u64 / 8;
     let snapshotter = arena.snapshotter();
     let live = Mutex::new(VecDeque::new());
@@ -188,26 +218,19 @@ fn writers_snapshots_and_readers() {
 
     let stats = arena.stats();
     let checked = checked.into_inner();
+    let [spurious, retries, drains] = races(&stats);
     println!(
-        "{written} writes, {} snapshots, {} checked; {} faults, {} saved; \
-         spurious faults {}, reader retries {}, drains {}",
-        stats.snapshots,
-        checked,
-        stats.faults,
-        stats.pages_saved,
-        stats.spurious_faults,
-        stats.reader_retries,
-        stats.drains,
+        "{written} writes, {} snapshots, {checked} checked; {} faults, {} saved, {} of them ahead; \
+         spurious faults {spurious}, reader retries {retries}, drains {drains}",
+        stats.snapshots, stats.faults, stats.pages_saved, stats.pages_saved_ahead,
     );
     assert_eq!(stats.store_bytes, 0);
     assert_eq!(
         stats.faults - stats.spurious_faults - stats.soft_faults,
-        stats.pages_saved
+        stats.pages_saved - stats.pages_saved_ahead
     );
+    assert!(stats.pages_saved <= PAGES * stats.snapshots);
+    assert_eq!(stats.pages_saved_ahead > 0, window != Window::Page);
     assert!(stats.snapshots > 0 && checked > 0);
-    if is_long {
-        assert!(stats.spurious_faults > 0, "no two threads met on a page");
-        assert!(stats.reader_retries > 0, "no reader met a first write");
-        assert!(stats.drains > 0, "no snapshot met a fault");
-    }
+    stats
 }

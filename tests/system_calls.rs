@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use common::{bytes_of, expect_bytes, in_child, page_size, patterned};
+use common::{bytes_of, expect_bytes, in_child, on, page_by_page, page_size, patterned};
 use pagecow::{Arena, Error};
 
 /// read(2), as a program that knows nothing of armed pages would call it.
@@ -37,8 +37,8 @@ fn file_of(len: usize, byte: u8) -> File {
 #[test]
 fn a_read_into_an_armed_page_is_refused_and_raises_no_signal() {
     let test = "a_read_into_an_armed_page_is_refused_and_raises_no_signal";
-    let ended = in_child(test, || {
-        let (arena, before) = patterned(8);
+    let ended = in_child(test, |engine| {
+        let (arena, before) = patterned(on(engine), 8);
         let snapshot = arena.snapshot().unwrap();
         let file = file_of(page_size(), 9);
         let refused = plain_read(&file, &arena, 0, page_size()).unwrap_err();
@@ -58,25 +58,28 @@ fn a_read_into_an_armed_page_is_refused_and_raises_no_signal() {
 
 #[test]
 fn a_read_across_the_border_of_armed_memory_is_short() {
-    let ended = in_child("a_read_across_the_border_of_armed_memory_is_short", || {
-        let page = page_size();
-        let (mut arena, before) = patterned(4);
-        let snapshot = arena.snapshot().unwrap();
-        arena[page] = before[page];
-        let file = file_of(3 * page, 9);
-        let read = plain_read(&file, &arena, page + 10, 2 * page).unwrap();
-        assert_eq!(read, page - 10);
-        assert!(arena[2 * page..] == before[2 * page..]);
-        expect_bytes(&snapshot, &before);
-    });
+    let ended = in_child(
+        "a_read_across_the_border_of_armed_memory_is_short",
+        |engine| {
+            let page = page_size();
+            let (mut arena, before) = patterned(page_by_page(engine), 4);
+            let snapshot = arena.snapshot().unwrap();
+            arena[page] = before[page];
+            let file = file_of(3 * page, 9);
+            let read = plain_read(&file, &arena, page + 10, 2 * page).unwrap();
+            assert_eq!(read, page - 10);
+            assert!(arena[2 * page..] == before[2 * page..]);
+            expect_bytes(&snapshot, &before);
+        },
+    );
     ended.expect_finished();
 }
 
 #[test]
 fn a_read_through_a_guard_arrives_whole() {
-    let ended = in_child("a_read_through_a_guard_arrives_whole", || {
+    let ended = in_child("a_read_through_a_guard_arrives_whole", |engine| {
         let page = page_size();
-        let (mut arena, before) = patterned(8);
+        let (mut arena, before) = patterned(page_by_page(engine), 8);
         let snapshot = arena.snapshot().unwrap();
         let (from, to) = (page - 5, 5 * page + 7);
         let mut file = file_of(8 * page, 9);
@@ -109,10 +112,10 @@ fn a_read_through_a_guard_arrives_whole() {
 
 #[test]
 fn no_snapshot_commits_within_a_guard() {
-    let ended = in_child("no_snapshot_commits_within_a_guard", || {
+    let ended = in_child("no_snapshot_commits_within_a_guard", |engine| {
         let page = page_size();
-        let (mut arena, before) = patterned(2);
-        let (mut other, _) = patterned(2);
+        let (mut arena, before) = patterned(on(engine), 2);
+        let (mut other, _) = patterned(on(engine), 2);
         let snapshotter = arena.snapshotter();
         let part = arena.writable(0..page).unwrap();
         // Waiting for its own guard would be for ever; so would it be for two guards crosswise.
@@ -145,9 +148,9 @@ fn no_snapshot_commits_within_a_guard() {
 /// Each filling is of one byte value, so each snapshot must be.
 #[test]
 fn fillings_and_snapshots_in_a_loop() {
-    let ended = in_child("fillings_and_snapshots_in_a_loop", || {
+    let ended = in_child("fillings_and_snapshots_in_a_loop", |engine| {
         const ROUNDS: usize = 300;
-        let mut arena = Arena::new(64 * page_size()).unwrap();
+        let mut arena = on(engine).build(64 * page_size()).unwrap();
         let len = arena.len();
         let snapshotter = arena.snapshotter();
         let taken = AtomicUsize::new(0);
@@ -220,8 +223,8 @@ impl Read for Broken {
 #[test]
 fn a_source_that_breaks_leaves_what_arrived_and_no_guard() {
     let test = "a_source_that_breaks_leaves_what_arrived_and_no_guard";
-    let ended = in_child(test, || {
-        let (mut arena, before) = patterned(2);
+    let ended = in_child(test, |engine| {
+        let (mut arena, before) = patterned(on(engine), 2);
         let kinds = vec![io::ErrorKind::Interrupted, io::ErrorKind::BrokenPipe];
         let source = Broken(Cursor::new(vec![9; 10]), kinds);
         let error = arena.read_from(3..100, source).unwrap_err();

@@ -4,8 +4,8 @@ mod common;
 
 use common::mappings::{self, Mapping};
 use common::signals;
-use common::{expect_bytes, in_child, page_size, pattern};
-use pagecow::{Arena, Snapshot, Stats};
+use common::{Ended, expect_bytes, in_child_on, page_by_page, page_size, patterned};
+use pagecow::{Arena, ArenaBuilder, Engine, Snapshot, Stats};
 
 const LEN: usize = 64 << 20;
 /// An arena of which all pages can be looked at in a short time.
@@ -13,10 +13,11 @@ const SHORT: usize = 8 << 20;
 /// Mappings that are left for the arena; each second page of it would need 8192.
 const LEFT: usize = 500;
 
-fn arena_of(bytes: &[u8]) -> Arena {
-    let mut arena = Arena::new(bytes.len()).unwrap();
-    arena.copy_from_slice(bytes);
-    arena
+/// Only mprotect splits mappings. Whatever is saved ahead here is saved because of the wall.
+fn on_mprotect(test: &str, scenario: impl FnOnce(ArenaBuilder)) -> Ended {
+    in_child_on(&[Engine::Mprotect], test, |engine| {
+        scenario(page_by_page(engine));
+    })
 }
 
 fn write_every_second_page(arena: &mut Arena, byte: u8) {
@@ -43,9 +44,8 @@ fn expect_no_more_than_a_copy_each(arena: &Arena, snapshot: &Snapshot) {
 
 #[test]
 fn with_few_mappings_left() {
-    let ended = in_child("with_few_mappings_left", || {
-        let before = pattern(LEN / page_size());
-        let mut arena = arena_of(&before);
+    let ended = on_mprotect("with_few_mappings_left", |builder| {
+        let (mut arena, before) = patterned(builder, LEN / page_size());
         let filler = mappings::leave(LEFT);
         let snapshot = arena.snapshot().unwrap();
         write_every_second_page(&mut arena, 0xff);
@@ -72,8 +72,8 @@ fn with_few_mappings_left() {
 #[test]
 fn with_few_mappings_left_and_armed_before_anything_was_written() {
     let test = "with_few_mappings_left_and_armed_before_anything_was_written";
-    let ended = in_child(test, || {
-        let mut arena = Arena::new(SHORT).unwrap();
+    let ended = on_mprotect(test, |builder| {
+        let mut arena = builder.build(SHORT).unwrap();
         let first = arena.snapshot().unwrap();
         let filler = mappings::leave(LEFT);
         write_every_second_page(&mut arena, 1);
@@ -106,10 +106,9 @@ fn with_few_mappings_left_and_armed_before_anything_was_written() {
 /// No page is open, so there is no neighbour to join: all that is left goes at once.
 #[test]
 fn with_no_mapping_left_and_no_open_page() {
-    let ended = in_child("with_no_mapping_left_and_no_open_page", || {
+    let ended = on_mprotect("with_no_mapping_left_and_no_open_page", |builder| {
         const PAGES: usize = 256;
-        let before = pattern(PAGES);
-        let mut arena = arena_of(&before);
+        let (mut arena, before) = patterned(builder, PAGES);
         let snapshot = arena.snapshot().unwrap();
         let mut bytes = vec![0; before.len()];
         let filler = mappings::leave_none();
@@ -148,9 +147,8 @@ fn with_no_mapping_left_and_no_open_page() {
 /// A snapshot that the kernel refuses leaves everything as it was.
 #[test]
 fn a_first_snapshot_with_no_mapping_left() {
-    let ended = in_child("a_first_snapshot_with_no_mapping_left", || {
-        let before = pattern(256);
-        let mut arena = arena_of(&before);
+    let ended = on_mprotect("a_first_snapshot_with_no_mapping_left", |builder| {
+        let (mut arena, before) = patterned(builder, 256);
         let filler = mappings::leave_none();
         // What only maps, and splits nothing, is granted a little longer.
         let kinds = [libc::PROT_READ, libc::PROT_EXEC].into_iter().cycle();
@@ -174,15 +172,35 @@ fn a_first_snapshot_with_no_mapping_left() {
     ended.expect_finished();
 }
 
-/// Nobody else uses mappings, and the arena alone would need more than there are.
+/// An arena of which each second page would use all mappings.
+fn arena_beyond_all_mappings(builder: ArenaBuilder) -> Arena {
+    let len = mappings::limit() * 2 * page_size();
+    builder
+        .build(len.next_power_of_two().max(512 << 20))
+        .unwrap()
+}
+
+/// It was empty, then each second page was written, then each was written again.
+#[track_caller]
+fn expect_two_writings(arena: &Arena, first: &Snapshot, second: &Snapshot) {
+    let page = page_size();
+    let mut word = [0; 16];
+    for offset in (0..arena.len()).step_by(page) {
+        let written = u8::from(offset.is_multiple_of(2 * page));
+        first.read_at(offset, &mut word).unwrap();
+        assert_eq!(word, [0; 16]);
+        second.read_at(offset, &mut word).unwrap();
+        assert_eq!((word[8], word[0]), (written, 0));
+        assert_eq!(arena[offset + 8], 2 * written);
+    }
+}
+
+/// Nobody else uses mappings.
 #[test]
 fn an_arena_that_would_use_all_mappings_by_itself() {
-    let ended = in_child("an_arena_that_would_use_all_mappings_by_itself", || {
-        let page = page_size();
-        let len = (mappings::limit() * 2 * page)
-            .next_power_of_two()
-            .max(512 << 20);
-        let mut arena = Arena::new(len).unwrap();
+    let test = "an_arena_that_would_use_all_mappings_by_itself";
+    let ended = on_mprotect(test, |builder| {
+        let mut arena = arena_beyond_all_mappings(builder);
         let first = arena.snapshot().unwrap();
         write_every_second_page(&mut arena, 1);
         expect_way_out(&arena.stats());
@@ -196,14 +214,93 @@ fn an_arena_that_would_use_all_mappings_by_itself() {
         let exits = arena.stats().wall_exits;
         write_every_second_page(&mut arena, 2);
         assert!(arena.stats().wall_exits > exits);
-        let mut word = [0; 16];
-        for offset in (0..len).step_by(page) {
-            let written = offset.is_multiple_of(2 * page);
-            first.read_at(offset, &mut word).unwrap();
-            assert_eq!(word, [0; 16]);
-            second.read_at(offset, &mut word).unwrap();
-            assert_eq!((word[8], word[0]), (u8::from(written), 0));
-            assert_eq!(arena[offset + 8], 2 * u8::from(written));
+        expect_two_writings(&arena, &first, &second);
+    });
+    ended.expect_finished();
+}
+
+#[test]
+fn userfaultfd_needs_no_mappings_for_isolated_pages() {
+    let test = "userfaultfd_needs_no_mappings_for_isolated_pages";
+    let ended = in_child_on(&[Engine::Userfaultfd], test, |engine| {
+        let mut arena = arena_beyond_all_mappings(page_by_page(engine));
+        let count = mappings::count();
+        let isolated = arena.page_count() as u64 / 2;
+        let first = arena.snapshot().unwrap();
+        for round in 1..=2 {
+            let snapshot = arena.snapshot().unwrap();
+            write_every_second_page(&mut arena, round);
+            let stats = arena.stats();
+            let wanted = u64::from(round) * isolated;
+            assert_eq!((stats.faults, stats.pages_saved), (wanted, wanted));
+            assert_eq!((stats.wall_exits, stats.pages_saved_ahead), (0, 0));
+            // Those of the store.
+            assert!(mappings::count() < count + 50);
+            if round == 2 {
+                expect_two_writings(&arena, &first, &snapshot);
+            }
+        }
+    });
+    ended.expect_finished();
+}
+
+/// Memory that was written before, and few mappings left.
+#[test]
+fn userfaultfd_with_few_mappings_left() {
+    let ended = in_child_on(
+        &[Engine::Userfaultfd],
+        "userfaultfd_with_few_mappings_left",
+        |engine| {
+            let (mut arena, before) = patterned(page_by_page(engine), LEN / page_size());
+            let filler = mappings::leave(50);
+            let snapshot = arena.snapshot().unwrap();
+            write_every_second_page(&mut arena, 0xff);
+            drop(filler);
+            let stats = arena.stats();
+            let isolated = arena.page_count() as u64 / 2;
+            assert_eq!((stats.faults, stats.pages_saved), (isolated, isolated));
+            assert_eq!((stats.wall_exits, stats.pages_saved_ahead), (0, 0));
+            expect_bytes(&snapshot, &before);
+            arena.check_invariants().unwrap();
+        },
+    );
+    ended.expect_finished();
+}
+
+/// Blocks that were never touched are protected by their mapping, which has to be split by the first store.
+#[test]
+fn userfaultfd_with_no_mapping_left_for_an_untouched_block() {
+    const LEN: usize = 32 << 20;
+    let test = "userfaultfd_with_no_mapping_left_for_an_untouched_block";
+    let ended = in_child_on(&[Engine::Userfaultfd], test, |engine| {
+        for touched in [0, 1, 2] {
+            let mut arena = page_by_page(engine).build(LEN).unwrap();
+            // Reading the arena would touch it.
+            let mut before = vec![0; LEN];
+            for half in 0..touched {
+                arena[half * LEN / 2] = 7;
+                before[half * LEN / 2] = 7;
+            }
+            let snapshot = arena.snapshot().unwrap();
+            let filler = mappings::leave_none();
+            signals::set_errno(77);
+            // Neighbours would need no further mapping.
+            for part in (0..16).map(|part| (part * 3 + 5) % 16) {
+                arena[part * LEN / 16 + 8] = 1;
+            }
+            let errno = signals::errno();
+            drop(filler);
+            assert_eq!(errno, 77);
+            expect_bytes(&snapshot, &before);
+            expect_no_more_than_a_copy_each(&arena, &snapshot);
+            arena.check_invariants().unwrap();
+
+            let now = arena.to_vec();
+            let later = arena.snapshot().unwrap();
+            arena.fill(3);
+            expect_bytes(&later, &now);
+            expect_bytes(&snapshot, &before);
+            arena.check_invariants().unwrap();
         }
     });
     ended.expect_finished();

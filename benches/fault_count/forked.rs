@@ -30,6 +30,7 @@ pub fn row(len: usize, threads: usize) -> Result<Row, String> {
     match numbers.as_deref() {
         Some(&[pages_written, faults]) if output.status.success() => Ok(Row {
             bench: "fault_count",
+            engine: None,
             case: "fork",
             threads,
             pages_written,

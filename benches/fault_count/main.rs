@@ -1,9 +1,9 @@
 //! How many faults do first writes cost, and how many copies? Exactly one of each.
 //!
 //! `cargo bench --bench fault_count -- [--json] [--quick]`: a table, or one JSON object per row, over an
-//! arena of 64 MiB (`--quick`: 8 MiB) and with a window of one page. A row is `exact` when
-//! `faults - spurious - soft == pages_saved == pages_written`; when one is not, or a byte is wrong, the exit
-//! code is 1.
+//! arena of 64 MiB (`--quick`: 8 MiB) and with a window of one page, for each engine that is to be had. A row is
+//! `exact` when `faults - spurious - soft == pages_saved == pages_written`; when one is not, or a byte is wrong,
+//! the exit code is 1.
 //!
 //! `pages_written` does not come from pagecow: the writers count their stores to each page, and it is the
 //! number of pages stored to *while a snapshot lived that had to keep them*, added up over the rounds of a
@@ -16,10 +16,10 @@
 //!
 //! `fork` is the kernel's own copy-on-write in a fresh process with an ordinary mapping of small pages: minor
 //! faults of the writing threads, over nothing but the loop that writes (see [`forked`]). What the kernel does
-//! not tell is null, and exact means `faults == pages_written`.
+//! not tell is null, its engine too, and exact means `faults == pages_written`.
 //!
-//! More pages than half of `vm.max_map_count` would be saved ahead of their writes: not so at these sizes with
-//! the kernel's default of 65530.
+//! With mprotect, more pages than half of `vm.max_map_count` would be saved ahead of their writes: not so at these
+//! sizes with the kernel's default of 65530.
 
 #![allow(unsafe_code, reason = "mmap, fork and getrusage")]
 
@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 
 use comfy_table::{CellAlignment, Table, presets};
-use pagecow::{Arena, Snapshot};
+use pagecow::{Arena, Engine, Snapshot, Window};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -42,6 +42,7 @@ mod forked;
 #[derive(Serialize)]
 struct Row {
     bench: &'static str,
+    engine: Option<&'static str>,
     case: &'static str,
     threads: usize,
     pages_written: u64,
@@ -170,8 +171,12 @@ fn load(words: &[AtomicU64], words_per_page: usize, order: &[usize]) {
     }
 }
 
-fn run(case: &Case, len: usize, threads: usize) -> Result<Row, String> {
-    let mut arena = Arena::new(len).map_err(|error| error.to_string())?;
+fn run(engine: Engine, case: &Case, len: usize, threads: usize) -> Result<Row, String> {
+    let mut arena = Arena::builder()
+        .engine(engine)
+        .window(Window::Page)
+        .build(len)
+        .map_err(|error| error.to_string())?;
     let (pages, page_size) = (arena.page_count(), arena.page_size());
     fill(&mut arena);
     let mut expected = arena.to_vec();
@@ -214,6 +219,7 @@ fn run(case: &Case, len: usize, threads: usize) -> Result<Row, String> {
     let copied = stats.faults - stats.spurious_faults - stats.soft_faults;
     Ok(Row {
         bench: "fault_count",
+        engine: Some(name(engine)),
         case: case.name,
         threads,
         pages_written,
@@ -250,11 +256,33 @@ fn check(snapshot: &Snapshot, expected: &[u8], page_size: usize) -> Result<(), S
     Ok(())
 }
 
+/// Those that are to be had here. Says which are not.
+fn engines() -> Vec<Engine> {
+    let all = [Engine::Mprotect, Engine::Userfaultfd];
+    let checked = |engine: &Engine| match engine.check() {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("skipped: {}: {error}", name(*engine));
+            false
+        }
+    };
+    all.into_iter().filter(checked).collect()
+}
+
+fn name(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Userfaultfd => "userfaultfd",
+        Engine::Mprotect => "mprotect",
+        _ => "other",
+    }
+}
+
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header([
         "case",
+        "engine",
         "threads",
         "pages written",
         "faults",
@@ -270,6 +298,7 @@ fn table(rows: &[Row]) -> Table {
     for row in rows {
         table.add_row([
             row.case.to_owned(),
+            row.engine.unwrap_or("-").to_owned(),
             row.threads.to_string(),
             row.pages_written.to_string(),
             row.faults.to_string(),
@@ -281,7 +310,7 @@ fn table(rows: &[Row]) -> Table {
             if row.exact { "yes" } else { "NO" }.to_owned(),
         ]);
     }
-    for column in table.column_iter_mut().skip(1) {
+    for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
@@ -289,11 +318,16 @@ fn table(rows: &[Row]) -> Table {
 
 fn measure(json: bool, len: usize) -> Result<bool, String> {
     let mut rows = Vec::new();
-    for threads in [1, 2] {
-        for case in &CASES {
-            let row = run(case, len, threads);
-            rows.push(row.map_err(|error| format!("{}, {threads} threads: {error}", case.name))?);
+    for engine in engines() {
+        for threads in [1, 2] {
+            for case in &CASES {
+                let row = run(engine, case, len, threads);
+                let of = format!("{}, {}, {threads} threads", name(engine), case.name);
+                rows.push(row.map_err(|error| format!("{of}: {error}"))?);
+            }
         }
+    }
+    for threads in [1, 2] {
         rows.push(forked::row(len, threads).map_err(|error| format!("fork: {error}"))?);
     }
     rows.sort_by_key(|row| {

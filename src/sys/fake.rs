@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool as PlainBool, Ordering as Plain};
 use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicU8, Ordering, fence};
 
+use super::blocks::{Blocks, Protect};
 use super::{ProtectError, ZeroValid};
+use crate::options::{Engine, Options};
 use crate::page::{PageIndex, PageRange, PageSize};
 
 /// Bytes, each an atomic of its own: a reader may get any mixture that the memory model allows.
@@ -41,15 +43,36 @@ impl Memory {
         }
     }
 
-    pub fn populate(&self, _range: PageRange, _page_size: PageSize) {}
+    pub fn differs(
+        &self,
+        own: PageIndex,
+        other: &Self,
+        page: PageIndex,
+        page_size: PageSize,
+    ) -> bool {
+        (0..page_size.bytes()).any(|byte| {
+            let one = self.bytes[page_size.offset_of(own) + byte].load(Ordering::Relaxed);
+            one != other.bytes[page_size.offset_of(page) + byte].load(Ordering::Relaxed)
+        })
+    }
+
+    pub fn populate(&self, _range: PageRange, _page_size: PageSize, _by_call: bool) {}
 
     pub fn discard(&self, _range: PageRange, _page_size: PageSize) {}
 }
 
-pub(crate) struct Engine {
+/// Pages of the blocks that userfaultfd's untouched pages are protected in.
+const BLOCK: usize = 2;
+
+pub(crate) struct Protection {
     memory: Memory,
     /// Whether each page is writable; the lock is held while a store is made.
     writable: Vec<Mutex<bool>>,
+    /// With userfaultfd: the blocks; whether the mapping of each is writable, with the same lock; and
+    /// whether anything was stored there.
+    blocks: Option<Blocks>,
+    mappings: Vec<Mutex<bool>>,
+    touched: Vec<PlainBool>,
     /// Refuse calls that are not over the whole arena, as a kernel without mappings to give does where
     /// none can be joined.
     pub no_mappings: PlainBool,
@@ -61,11 +84,22 @@ pub(crate) struct Engine {
     pub fail_arming: PlainBool,
 }
 
-impl Engine {
-    pub fn new(pages: usize, page_size: PageSize) -> io::Result<Self> {
+impl Protection {
+    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> io::Result<Self> {
+        let blocks = match options.engine {
+            Engine::Mprotect => None,
+            Engine::Userfaultfd => Some(Blocks::new(pages, BLOCK)?),
+        };
         Ok(Self {
             memory: Memory::new(pages, page_size)?,
             writable: (0..pages).map(|_| Mutex::new(true)).collect(),
+            blocks,
+            mappings: (0..pages.div_ceil(BLOCK))
+                .map(|_| Mutex::new(true))
+                .collect(),
+            touched: (0..pages.div_ceil(BLOCK))
+                .map(|_| PlainBool::new(false))
+                .collect(),
             no_mappings: PlainBool::new(false),
             no_splits: PlainBool::new(false),
             half_way: PlainBool::new(false),
@@ -78,6 +112,9 @@ impl Engine {
     }
 
     pub fn arm(&self, range: PageRange) -> Result<(), ProtectError> {
+        if let Some(blocks) = &self.blocks {
+            return blocks.arm(range, self);
+        }
         for page in range.iter() {
             self.set(page, false);
             if self.fail_arming.swap(false, Plain::Relaxed) {
@@ -88,6 +125,9 @@ impl Engine {
     }
 
     pub fn disarm(&self, range: PageRange) -> Result<(), ProtectError> {
+        if let Some(blocks) = &self.blocks {
+            return blocks.disarm(range, self);
+        }
         let joins = self.open_at(range.first().below())
             || self.open_at(range.last().above(self.writable.len()));
         let refused =
@@ -104,6 +144,25 @@ impl Engine {
         Ok(())
     }
 
+    pub fn fault_cost(&self) -> usize {
+        10
+    }
+
+    pub fn unfold(&self) -> Result<bool, ProtectError> {
+        match &self.blocks {
+            Some(blocks) => blocks.split_all(self).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    pub fn calls(&self) -> u64 {
+        0
+    }
+
+    pub fn splits_mappings(&self) -> bool {
+        self.blocks.is_none()
+    }
+
     fn set(&self, page: PageIndex, writable: bool) {
         *self.writable[page.get()].lock().expect("no panics") = writable;
     }
@@ -113,32 +172,77 @@ impl Engine {
     }
 
     pub fn is_writable(&self, page: PageIndex) -> bool {
-        *self.writable[page.get()].lock().expect("no panics")
+        self.with_permission(page, |writable| writable)
+    }
+
+    /// With the page's permission, which does not change meanwhile.
+    fn with_permission<R>(&self, page: PageIndex, act: impl FnOnce(bool) -> R) -> R {
+        let block = page.get() / BLOCK;
+        // Without userfaultfd the mappings never change: one object less for loom to look at.
+        let mapping = self
+            .blocks
+            .as_ref()
+            .map(|_| self.mappings[block].lock().expect("no panics"));
+        let writable = self.writable[page.get()].lock().expect("no panics");
+        act(*writable && mapping.is_none_or(|mapping| *mapping))
     }
 
     /// What the processor does with a store: all of it, or a fault (`false`).
     pub fn store(&self, page: PageIndex, offset: usize, value: u8) -> bool {
-        let writable = self.writable[page.get()].lock().expect("no panics");
-        if *writable {
-            fence(Ordering::Release);
+        self.access(page, || {
             self.memory.bytes[offset].store(value, Ordering::Relaxed);
-        }
-        *writable
+        })
     }
 
     /// As [`store`](Self::store), for a read-modify-write: nothing is lost when two threads add.
     pub fn add(&self, page: PageIndex, offset: usize, value: u8) -> bool {
-        let writable = self.writable[page.get()].lock().expect("no panics");
-        if *writable {
-            fence(Ordering::Release);
+        self.access(page, || {
             self.memory.bytes[offset].fetch_add(value, Ordering::Relaxed);
-        }
-        *writable
+        })
+    }
+
+    fn access(&self, page: PageIndex, act: impl FnOnce()) -> bool {
+        self.with_permission(page, |writable| {
+            if writable {
+                fence(Ordering::Release);
+                act();
+                self.touched[page.get() / BLOCK].store(true, Plain::Relaxed);
+            }
+            writable
+        })
     }
 
     /// What is in live memory now.
     pub fn load(&self, offset: usize) -> u8 {
         self.memory.bytes[offset].load(Ordering::Relaxed)
+    }
+}
+
+/// userfaultfd and mprotect, page by page and block by block.
+impl Protect for Protection {
+    fn pages(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
+        for page in range.iter() {
+            self.set(page, writable);
+        }
+        Ok(())
+    }
+
+    fn mapping(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
+        if self.no_mappings.load(Plain::Relaxed) && range.count() != self.writable.len() {
+            if self.half_way.load(Plain::Relaxed) {
+                let first = range.first().get() / BLOCK;
+                *self.mappings[first].lock().expect("no panics") = writable;
+            }
+            return Err(ProtectError::NoMappings);
+        }
+        for block in range.first().get() / BLOCK..=range.last().get() / BLOCK {
+            *self.mappings[block].lock().expect("no panics") = writable;
+        }
+        Ok(())
+    }
+
+    fn is_touched(&self, range: PageRange) -> bool {
+        self.touched[range.first().get() / BLOCK].load(Plain::Relaxed)
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! - [`Memory`]: zero-filled pages, reserved but not resident until touched. `read` may run while others
 //!   store to the same bytes and then yields some mixture; `copy_page` only from a page nobody can store to.
-//! - [`Engine`]: an arena's memory and its protection. `arm` and `disarm` take page ranges inside the
+//! - [`Protection`]: an arena's memory and its protection. `arm` and `disarm` take page ranges inside the
 //!   arena. When `arm` returns no store to the range succeeds any more on any thread; while it runs,
 //!   some pages are armed and some not yet. A failed call may have changed part of its range.
 //!   [`ProtectError::NoMappings`] means that the call would have split a mapping and the kernel's limit
@@ -14,6 +14,8 @@
 //! - `signal`, `fork`, `clock`, `mappings`, [`die`].
 //!
 //! Async-signal-safe: `copy_page`, `read`, `arm`, `disarm`, `futex`, `clock::now`, `mappings`, `die`.
+
+mod blocks;
 
 #[cfg(loom)]
 mod fake;

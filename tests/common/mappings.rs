@@ -1,5 +1,7 @@
 //! The process's kernel mappings: counting them and using them up.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::ptr;
 
 use super::page_size;
@@ -18,15 +20,37 @@ pub fn count() -> usize {
         .count()
 }
 
-/// Resident memory of this process, in bytes.
+/// Resident memory of this process, in bytes: counted page by page, where the kernel offers that.
 pub fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
+    let counted = std::fs::read_to_string("/proc/self/smaps_rollup");
+    let text = counted.unwrap_or_else(|_| std::fs::read_to_string("/proc/self/status").unwrap());
+    let mut words = text
         .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        .filter(|line| line.starts_with("Rss:") || line.starts_with("VmRSS:"))
+        .flat_map(str::split_whitespace);
+    let kib: usize = words.nth(1).unwrap().parse().unwrap();
     kib << 10
+}
+
+/// Memory of this process's page tables, in bytes.
+pub fn page_tables() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmPTE:"));
+    let kib: usize = line
+        .unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    kib << 10
+}
+
+/// Has the kernel give this process no huge pages, which would make neighbours of what is touched resident.
+pub fn forbid_huge_pages() {
+    // SAFETY: numbers only.
+    let result = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    assert_eq!(result, 0);
 }
 
 /// Whether all pages of `len` bytes from `start` can be written.
@@ -56,6 +80,18 @@ impl Mapping {
         let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, -1, 0) };
         let start = start.cast();
         (start != libc::MAP_FAILED.cast()).then_some(Self { start, len })
+    }
+
+    /// Writable, and of a file, which may be shorter.
+    pub fn of_file(file: &File, pages: usize) -> Self {
+        let len = pages * page_size();
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let (flags, file) = (libc::MAP_SHARED, file.as_raw_fd());
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, file, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        let start = start.cast();
+        Self { start, len }
     }
 
     pub fn as_mut_ptr(&self) -> *mut u8 {

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "signals, fork and protections are system calls")]
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each test file is a crate of its own and uses some of this"
 )]
 
@@ -12,12 +13,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use std::os::unix::process::ExitStatusExt;
 
-use pagecow::{Arena, Snapshot};
+use pagecow::{Arena, ArenaBuilder, Engine, Snapshot};
 
+pub mod engines;
 pub mod mappings;
 pub mod signals;
 
-/// Set in a process that was started to live a scenario.
+pub use engines::{engines, for_each_engine, on, page_by_page};
+
+/// Set in a process that was started to live a scenario: the engine.
 const SCENARIO: &str = "PAGECOW_TEST_SCENARIO";
 /// The exit code of a scenario that came to its end: neither "all tests passed" nor "no such test".
 const FINISHED: i32 = 42;
@@ -25,30 +29,54 @@ const PANICKED: i32 = 43;
 /// Seconds after which a scenario counts as hung.
 const ALARM: u32 = 60;
 
-/// How a process ended, and what it said.
-#[derive(Debug)]
+/// How a scenario ended on each engine.
+#[must_use]
 pub struct Ended {
+    lives: Vec<Life>,
+}
+
+/// How a process ended, and what it said.
+struct Life {
+    engine: &'static str,
     status: ExitStatus,
     said: String,
 }
 
-/// Lives `scenario` in a process of its own: this test binary again, which runs nothing but the calling
-/// test. In that process the call does not return.
-pub fn in_child(test: &str, scenario: impl FnOnce()) -> Ended {
-    if std::env::var_os(SCENARIO).is_some() {
+/// Lives `scenario` on each engine, each time in a process of its own: this test binary again, which runs
+/// nothing but the calling test. In that process the call does not return.
+pub fn in_child(test: &str, scenario: impl FnOnce(Engine)) -> Ended {
+    in_child_on(&engines::ALL, test, scenario)
+}
+
+/// The same on some engines, as far as they are there.
+pub fn in_child_on(wanted: &[Engine], test: &str, scenario: impl FnOnce(Engine)) -> Ended {
+    if let Ok(name) = std::env::var(SCENARIO) {
         set_alarm();
         no_core_dumps();
         die_of_panics();
-        scenario();
+        let engine = engines::ALL
+            .into_iter()
+            .find(|engine| engines::name(*engine) == name);
+        scenario(engine.unwrap());
         std::process::exit(FINISHED);
     }
+    let available = engines().iter().filter(|engine| wanted.contains(engine));
+    Ended {
+        lives: available
+            .map(|engine| live(test, engines::name(*engine)))
+            .collect(),
+    }
+}
+
+fn live(test: &str, engine: &'static str) -> Life {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(SCENARIO, test)
+        .env(SCENARIO, engine)
         .output()
         .unwrap();
     let said = [output.stdout, output.stderr].concat();
-    Ended {
+    Life {
+        engine,
         status: output.status,
         said: String::from_utf8_lossy(&said).into_owned(),
     }
@@ -58,26 +86,34 @@ impl Ended {
     /// The scenario came to its end.
     #[track_caller]
     pub fn expect_finished(&self) {
-        assert_eq!(self.status.code(), Some(FINISHED), "{self}");
+        for life in &self.lives {
+            assert_eq!(life.status.code(), Some(FINISHED), "{life}");
+        }
     }
 
     #[track_caller]
     pub fn expect_killed_by(&self, signal: i32) {
-        assert_eq!(self.status.signal(), Some(signal), "{self}");
+        for life in &self.lives {
+            assert_eq!(life.status.signal(), Some(signal), "{life}");
+        }
     }
 
     #[track_caller]
     pub fn expect_said(&self, words: &str) {
-        assert!(self.said.contains(words), "{words:?} is missing; {self}");
+        for life in &self.lives {
+            assert!(life.said.contains(words), "{words:?} is missing; {life}");
+        }
     }
 
     #[track_caller]
     pub fn expect_not_said(&self, words: &str) {
-        assert!(!self.said.contains(words), "{words:?} is there; {self}");
+        for life in &self.lives {
+            assert!(!life.said.contains(words), "{words:?} is there; {life}");
+        }
     }
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hung = match self.status.signal() {
             Some(libc::SIGALRM) => " (hung)",
@@ -85,8 +121,8 @@ impl fmt::Display for Ended {
         };
         write!(
             f,
-            "the scenario ended with {}{hung}, saying:\n{}",
-            self.status, self.said
+            "on {} the scenario ended with {}{hung}, saying:\n{}",
+            self.engine, self.status, self.said
         )
     }
 }
@@ -162,8 +198,8 @@ pub fn page_size() -> usize {
 }
 
 /// An arena of `pages` pages, each filled with bytes of its own.
-pub fn patterned(pages: usize) -> (Arena, Vec<u8>) {
-    let mut arena = Arena::new(pages * page_size()).unwrap();
+pub fn patterned(builder: ArenaBuilder, pages: usize) -> (Arena, Vec<u8>) {
+    let mut arena = builder.build(pages * page_size()).unwrap();
     let bytes = pattern(pages);
     arena.copy_from_slice(&bytes);
     (arena, bytes)
@@ -171,9 +207,11 @@ pub fn patterned(pages: usize) -> (Arena, Vec<u8>) {
 
 /// The bytes of `pages` pages of which no two neighbours are alike.
 pub fn pattern(pages: usize) -> Vec<u8> {
-    (0..pages)
-        .flat_map(|page| std::iter::repeat_n((page * 7 + page / 256 + 1) as u8, page_size()))
-        .collect()
+    let mut bytes = vec![0; pages * page_size()];
+    for (page, bytes) in bytes.chunks_exact_mut(page_size()).enumerate() {
+        bytes.fill((page * 7 + page / 256 + 1) as u8);
+    }
+    bytes
 }
 
 /// All frozen bytes.
@@ -187,9 +225,10 @@ pub fn bytes_of(snapshot: &Snapshot) -> Vec<u8> {
 #[track_caller]
 pub fn expect_bytes(snapshot: &Snapshot, wanted: &[u8]) {
     let bytes = bytes_of(snapshot);
-    let differs = bytes.iter().zip(wanted).position(|(a, b)| a != b);
-    assert_eq!(bytes.len(), wanted.len());
-    assert_eq!(differs, None, "a wrong byte in {snapshot:?}");
+    if bytes != wanted {
+        let differs = bytes.iter().zip(wanted).position(|(a, b)| a != b);
+        panic!("a wrong byte in {snapshot:?} at {differs:?}");
+    }
 }
 
 /// Stores the numbers 1, 2, 3, ... to one word of each page, page after page, again and again: of such

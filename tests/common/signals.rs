@@ -3,6 +3,8 @@
 use std::mem::MaybeUninit;
 use std::ptr;
 
+use pagecow::Engine;
+
 /// What a `SA_SIGINFO` handler looks like.
 pub type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
 
@@ -26,9 +28,29 @@ pub fn install(signal: i32, action: &libc::sigaction) -> libc::sigaction {
     unsafe { before.assume_init() }
 }
 
-/// Has SIGSEGV handled as in a process without Rust's runtime.
-pub fn reset_sigsegv() {
-    install(libc::SIGSEGV, &action(libc::SIG_DFL, 0, &[]));
+/// What is installed now.
+pub fn current(signal: i32) -> libc::sigaction {
+    let mut action = MaybeUninit::zeroed();
+    // SAFETY: without a new action the call only asks.
+    let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    assert_eq!(result, 0);
+    // SAFETY: zero bytes are valid, and the call filled it in.
+    unsafe { action.assume_init() }
+}
+
+/// Has faults handled as in a process without Rust's runtime.
+pub fn reset_faults() {
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        install(signal, &action(libc::SIG_DFL, 0, &[]));
+    }
+}
+
+/// The signals by which an engine's faults arrive.
+pub fn of_engine(engine: Engine) -> &'static [i32] {
+    match engine {
+        Engine::Userfaultfd => &[libc::SIGSEGV, libc::SIGBUS],
+        _ => &[libc::SIGSEGV],
+    }
 }
 
 pub fn set(signals: &[i32]) -> libc::sigset_t {

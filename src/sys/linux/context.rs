@@ -2,23 +2,29 @@
 
 #![allow(unsafe_code, reason = "siginfo and ucontext are C structures")]
 
-/// A write to memory that is mapped but not writable: the only kind of fault that can be ours.
+/// A write to memory that is mapped but not writable (SIGSEGV), or write-protected by userfaultfd (SIGBUS): the
+/// only kinds of fault that can be ours.
 ///
 /// Returns the address of the store, or `None` for every other fault: reads, jumps, unmapped addresses
 /// (`SEGV_MAPERR`), protection keys, and signals that were sent (`si_code <= 0`).
 ///
 /// # Safety
 ///
-/// `info` and `context` are what the kernel passed to a `SA_SIGINFO` handler of SIGSEGV.
+/// `info` and `context` are what the kernel passed to a `SA_SIGINFO` handler of SIGSEGV or SIGBUS.
 pub(super) unsafe fn refused_store(
     info: *const libc::siginfo_t,
     context: *const libc::c_void,
 ) -> Option<usize> {
     const SEGV_ACCERR: i32 = 2;
+    const BUS_ADRERR: i32 = 2;
     // SAFETY: the kernel passes a valid siginfo (this function's contract).
     let info = unsafe { &*info };
+    let code = match info.si_signo {
+        libc::SIGBUS => BUS_ADRERR,
+        _ => SEGV_ACCERR,
+    };
     // SAFETY: the kernel passes a valid ucontext.
-    if info.si_code != SEGV_ACCERR || !unsafe { is_store(context.cast()) } {
+    if info.si_code != code || !unsafe { is_store(context.cast()) } {
         return None;
     }
     // SAFETY: with this code the kernel fills in the address.

@@ -2,15 +2,18 @@
 
 pub(crate) mod clock;
 mod context;
+mod copy;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod mappings;
 mod memory;
 mod mprotect;
+mod protection;
 pub(crate) mod signal;
+mod userfaultfd;
 
 pub(crate) use memory::{Memory, Zeroed};
-pub(crate) use mprotect::Engine;
+pub(crate) use protection::{Protection, probe_userfaultfd};
 
 /// Writes a fixed text to standard error and aborts: for the fault path, which can do nothing else.
 #[cold]

@@ -1,7 +1,8 @@
-//! The SIGSEGV handler's installation, and forwarding what is not ours.
+//! The handler's installation, for SIGSEGV and for SIGBUS, and forwarding what is not ours.
 //!
 //! Process-wide state of the crate is here, in [`crate::registry`] (which arenas exist), in `fork` (the
-//! hooks) and in `mappings` (the budget). The handler is installed once, by the first arena, and stays.
+//! hooks) and in `mappings` (the budget). The handler is installed once for each signal, by the first arena that
+//! needs it, and stays.
 //!
 //! Why not `signal-hook`: it refuses SIGSEGV, and its unchecked way calls the previous handler first.
 //! Rust's own handler, called first, resets SIGSEGV to the default for an address that it does not know.
@@ -29,12 +30,38 @@ struct Installed {
     previous_gone: AtomicBool,
 }
 
-static INSTALLED: OnceLock<Installed> = OnceLock::new();
+/// The signals by which the kernel refuses a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// SIGSEGV: the mapping is not writable.
+    Mapping,
+    /// SIGBUS: the page is write-protected by userfaultfd.
+    Page,
+}
+
+impl Refusal {
+    fn signal(self) -> Signal {
+        match self {
+            Self::Mapping => Signal::SIGSEGV,
+            Self::Page => Signal::SIGBUS,
+        }
+    }
+
+    fn installed(self) -> &'static OnceLock<Installed> {
+        static MAPPING: OnceLock<Installed> = OnceLock::new();
+        static PAGE: OnceLock<Installed> = OnceLock::new();
+        match self {
+            Self::Mapping => &MAPPING,
+            Self::Page => &PAGE,
+        }
+    }
+}
+
 static FORWARDED: AtomicU64 = AtomicU64::new(0);
 
 /// Installs the handler; further calls only say how the first went.
-pub(crate) fn install(resolve: Resolve) -> io::Result<()> {
-    let installed = INSTALLED.get_or_init(|| {
+pub(crate) fn install(refusal: Refusal, resolve: Resolve) -> io::Result<()> {
+    let installed = refusal.installed().get_or_init(|| {
         // SIGINFO: address and context are what we decide by.
         // ONSTACK: a stack overflow arrives here too, and Go aborts on handlers without it.
         // No NODEFER, and all signals masked: no other handler may store to an arena while a page is
@@ -44,24 +71,24 @@ pub(crate) fn install(resolve: Resolve) -> io::Result<()> {
         Installed {
             resolve,
             // SAFETY: `on_fault` is async-signal-safe (invariant 6).
-            previous: unsafe { nix::sys::signal::sigaction(Signal::SIGSEGV, &action) },
+            previous: unsafe { nix::sys::signal::sigaction(refusal.signal(), &action) },
             previous_gone: AtomicBool::new(false),
         }
     });
     installed.previous.map(drop).map_err(io::Error::from)
 }
 
-/// Whether SIGSEGV still comes to our handler.
-pub(crate) fn is_installed() -> bool {
-    current().is_ok_and(|action| {
+/// Whether the signal still comes to our handler.
+pub(crate) fn is_installed(refusal: Refusal) -> bool {
+    current(refusal.signal()).is_ok_and(|action| {
         action.sa_sigaction == on_fault as *const () as usize
             && action.sa_flags & libc::SA_SIGINFO != 0
     })
 }
 
 /// Whether the calling thread would be killed by its first fault.
-pub(crate) fn is_masked() -> bool {
-    SigSet::thread_get_mask().is_ok_and(|mask| mask.contains(Signal::SIGSEGV))
+pub(crate) fn is_masked(refusal: Refusal) -> bool {
+    SigSet::thread_get_mask().is_ok_and(|mask| mask.contains(refusal.signal()))
 }
 
 /// Faults and signals that were passed on to the previous handler, in the whole process.
@@ -92,11 +119,11 @@ impl Drop for Masked {
     }
 }
 
-/// SIGSEGV's present action. nix has no query form.
-fn current() -> io::Result<libc::sigaction> {
+/// A signal's present action. nix has no query form.
+fn current(signal: Signal) -> io::Result<libc::sigaction> {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a null new action only asks; `action` is writable.
-    let result = unsafe { libc::sigaction(libc::SIGSEGV, std::ptr::null(), action.as_mut_ptr()) };
+    let result = unsafe { libc::sigaction(signal as c_int, std::ptr::null(), action.as_mut_ptr()) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -104,10 +131,15 @@ fn current() -> io::Result<libc::sigaction> {
     Ok(unsafe { action.assume_init() })
 }
 
-/// The handler: ours? then resolve it; else to whoever had SIGSEGV before us.
+/// The handler: ours? then resolve it; else to whoever had the signal before us.
 extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let errno = Errno::last_raw();
-    let Some(installed) = INSTALLED.get() else {
+    let refusal = if signal == libc::SIGBUS {
+        Refusal::Page
+    } else {
+        Refusal::Mapping
+    };
+    let Some(installed) = refusal.installed().get() else {
         // Between our sigaction and the end of `install` in another thread: nothing is armed yet, so
         // the fault is not ours. Retried, it finds the previous handler known.
         return;
@@ -149,7 +181,7 @@ unsafe fn forward(
             installed.previous_gone.store(true, Ordering::Relaxed);
         }
         // SAFETY: the kernel's context.
-        unsafe { set_mask_of(previous, context) };
+        unsafe { set_mask_of(previous, signal, context) };
     }
     match handler {
         SigHandler::SigAction(handler) => handler(signal, info, context),
@@ -166,7 +198,7 @@ unsafe fn forward(
 /// # Safety
 ///
 /// `context` is the kernel's ucontext.
-unsafe fn set_mask_of(previous: &SigAction, context: *const c_void) {
+unsafe fn set_mask_of(previous: &SigAction, own: c_int, context: *const c_void) {
     let context = context.cast::<libc::ucontext_t>();
     // SAFETY: a valid ucontext (contract). The kernel fills in the first 64 signals, all that is used.
     let mut mask = unsafe { (*context).uc_sigmask };
@@ -174,7 +206,7 @@ unsafe fn set_mask_of(previous: &SigAction, context: *const c_void) {
     for signal in 1..=64 {
         // SAFETY: a valid set.
         let in_mask = unsafe { libc::sigismember(theirs.as_ref(), signal) } == 1;
-        let itself = signal == libc::SIGSEGV && !flags.contains(SaFlags::SA_NODEFER);
+        let itself = signal == own && !flags.contains(SaFlags::SA_NODEFER);
         if in_mask || itself {
             // SAFETY: `mask` is a valid set.
             unsafe { libc::sigaddset(&raw mut mask, signal) };

@@ -1,0 +1,291 @@
+//! How densely the arena is written: what the window ([`crate::window`]) decides by.
+//!
+//! An *interval* is the time from one snapshot to the next. For each block of 64 pages: how many faults and how
+//! many copies there were in this interval, and how many pages were written in the last one. For the whole
+//! arena: the same, and which share of the copies made ahead turned out to be of pages that were written. Nobody
+//! sees a store to an open page, so that share is found by comparing some copies with the arena.
+//!
+//! All of it is advice. The counts are relaxed atomics, of std in models too; lost updates and pages compared while
+//! they change cost a better or worse guess.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::page::{PageIndex, PageRange};
+use crate::sys::{ZeroValid, Zeroed};
+use crate::window::{Block, LARGE, SMALL};
+
+/// `{interval: 32, -, last: 8, copies: 8, faults: 8}`, the last three in pages.
+#[derive(Debug, Default)]
+struct Counts(AtomicU64);
+
+// SAFETY: an atomic of a plain integer, for which zero bytes are the value 0.
+#[allow(unsafe_code, reason = "the counts live in lazily zeroed memory")]
+unsafe impl ZeroValid for Counts {}
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    faults: u64,
+    copies: u64,
+    last: u64,
+}
+
+pub(crate) struct Density {
+    blocks: Zeroed<Counts>,
+    /// Number of this interval: 1, 2, ... Those in which nothing was saved do not count.
+    interval: AtomicU32,
+    /// Pages saved because they were about to be written.
+    faults: AtomicU64,
+    /// Copies made, those included.
+    copies: AtomicU64,
+    /// Comparisons lately.
+    compared: AtomicU32,
+    /// For each of them that found a difference, the number of copies there were: divided by the number of
+    /// comparisons, the pages written by then. More may have been since, never fewer.
+    differed: AtomicU64,
+    /// Pages written in the last interval.
+    before: AtomicU64,
+    /// Of the last interval's copies that were made ahead, the share of pages that were written, in 1/256.
+    ahead_before: AtomicU32,
+}
+
+/// Comparisons that count; older ones fade.
+const RECENT: u32 = 2048;
+/// All of a share.
+const WHOLE: u64 = 256;
+
+impl Density {
+    pub fn new(pages: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            blocks: Zeroed::new(pages.div_ceil(SMALL))?,
+            interval: AtomicU32::new(1),
+            faults: AtomicU64::new(0),
+            copies: AtomicU64::new(0),
+            compared: AtomicU32::new(0),
+            differed: AtomicU64::new(0),
+            before: AtomicU64::new(0),
+            ahead_before: AtomicU32::new(0),
+        })
+    }
+
+    /// Notes the copies made of the pages in `range`: `asked` of them were about to be written, the first at
+    /// `page`; `ahead` of them not. Async-signal-safe.
+    pub fn saved(&self, page: PageIndex, range: PageRange, asked: u64, ahead: u64) {
+        self.faults.fetch_add(asked, Ordering::Relaxed);
+        self.copies.fetch_add(asked + ahead, Ordering::Relaxed);
+        let (first, last) = (range.first().get(), range.last().get());
+        for block in first / SMALL..=last / SMALL {
+            let from = first.max(block * SMALL);
+            let to = last.min(block * SMALL + SMALL - 1);
+            let copies = (to - from + 1) as u64;
+            let faults = if range.count() as u64 == asked {
+                copies
+            } else {
+                u64::from(page.get() / SMALL == block)
+            };
+            self.count(block, faults, copies);
+        }
+    }
+
+    fn count(&self, block: usize, faults: u64, copies: u64) {
+        let counts = &self.blocks[block].0;
+        let seen = self.decode(counts.load(Ordering::Relaxed));
+        let most = SMALL as u64;
+        let now = Seen {
+            faults: (seen.faults + faults).min(most),
+            copies: (seen.copies + copies).min(most),
+            last: seen.last,
+        };
+        let interval = u64::from(self.interval.load(Ordering::Relaxed));
+        let word = interval << 32 | now.last << 16 | now.copies << 8 | now.faults;
+        // Two threads that fault in one block at once may lose one of the counts.
+        counts.store(word, Ordering::Relaxed);
+    }
+
+    /// The counts of a block as of this interval.
+    fn decode(&self, word: u64) -> Seen {
+        let seen = Seen {
+            faults: word & 0xff,
+            copies: word >> 8 & 0xff,
+            last: word >> 16 & 0xff,
+        };
+        let interval = self.interval.load(Ordering::Relaxed);
+        match interval.wrapping_sub((word >> 32) as u32) {
+            0 => seen,
+            1 => {
+                let share = u64::from(self.ahead_before.load(Ordering::Relaxed));
+                Seen {
+                    last: seen.faults + seen.copies.saturating_sub(seen.faults) * share / WHOLE,
+                    ..Seen::default()
+                }
+            }
+            _ => Seen::default(),
+        }
+    }
+
+    /// What is known of the small and the large block around a page.
+    pub fn around(&self, page: PageIndex) -> (Block, Block) {
+        let small = page.get() / SMALL;
+        let first = page.get() / LARGE * (LARGE / SMALL);
+        let share = self.ahead_share();
+        let mut large = Block::default();
+        let mut own = Block::default();
+        let end = (first + LARGE / SMALL).min(self.blocks.len());
+        for block in first..end {
+            let seen = self.decode(self.blocks[block].0.load(Ordering::Relaxed));
+            let ahead = seen.copies.saturating_sub(seen.faults) * share / WHOLE;
+            let this = Block {
+                now: (seen.faults + ahead) as usize,
+                before: seen.last as usize,
+            };
+            large.now += this.now;
+            large.before += this.before;
+            if block == small {
+                own = this;
+            }
+        }
+        (own, large)
+    }
+
+    /// Notes that a copy made in this interval was compared with the arena.
+    pub fn compared(&self, differs: bool) {
+        let mut compared = self.compared.load(Ordering::Relaxed);
+        let mut differed = self.differed.load(Ordering::Relaxed);
+        if compared >= RECENT {
+            compared /= 2;
+            differed /= 2;
+        }
+        let weight = if differs { self.copies() } else { 0 };
+        self.compared.store(compared + 1, Ordering::Relaxed);
+        self.differed.store(differed + weight, Ordering::Relaxed);
+    }
+
+    /// Forgets what was compared, to begin anew.
+    pub fn compare_anew(&self) {
+        self.compared.store(0, Ordering::Relaxed);
+        self.differed.store(0, Ordering::Relaxed);
+    }
+
+    /// Copies made in this interval.
+    pub fn copies(&self) -> u64 {
+        self.copies.load(Ordering::Relaxed)
+    }
+
+    /// Copies made in this interval of pages that nobody was about to write.
+    pub fn ahead(&self) -> u64 {
+        self.copies()
+            .saturating_sub(self.faults.load(Ordering::Relaxed))
+    }
+
+    /// Pages written in this interval, as far as is known: those that faulted for certain.
+    pub fn written(&self) -> u64 {
+        let faults = self.faults.load(Ordering::Relaxed);
+        let compared = u64::from(self.compared.load(Ordering::Relaxed));
+        let copies = self.copies();
+        let Some(mean) = self.differed.load(Ordering::Relaxed).checked_div(compared) else {
+            return faults;
+        };
+        // Two standard deviations less, and a little: a guess too high would be spent at once.
+        let mean = mean.min(copies);
+        let doubt = (mean * (copies - mean) / compared).isqrt() * 2 + copies / compared;
+        let estimate = mean.saturating_sub(doubt);
+        estimate.max(faults)
+    }
+
+    /// Pages written in the last interval.
+    pub fn before(&self) -> u64 {
+        self.before.load(Ordering::Relaxed)
+    }
+
+    /// Of the copies made ahead in this interval, the share of pages that were written.
+    fn ahead_share(&self) -> u64 {
+        let faults = self.faults.load(Ordering::Relaxed);
+        let ahead = self.ahead();
+        if ahead == 0 {
+            return 0;
+        }
+        ((self.written() - faults.min(self.written())) * WHOLE / ahead).min(WHOLE)
+    }
+
+    /// A new interval begins. Only with the arena's gate closed.
+    pub fn next_interval(&self) {
+        if self.copies() == 0 {
+            return;
+        }
+        self.before.store(self.written(), Ordering::Relaxed);
+        self.ahead_before
+            .store(self.ahead_share() as u32, Ordering::Relaxed);
+        self.interval.fetch_add(1, Ordering::Relaxed);
+        self.faults.store(0, Ordering::Relaxed);
+        self.copies.store(0, Ordering::Relaxed);
+        self.compare_anew();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn page(index: usize) -> PageIndex {
+        PageIndex::new(index)
+    }
+
+    fn range(first: usize, last: usize) -> PageRange {
+        PageRange::new(page(first), page(last))
+    }
+
+    #[test]
+    fn faults_are_counted_for_certain_and_the_rest_as_compared() {
+        let density = Density::new(1000).unwrap();
+        density.saved(page(3), range(3, 3), 1, 0);
+        density.saved(page(70), range(64, 127), 1, 63);
+        assert_eq!(density.written(), 2);
+        assert_eq!(density.around(page(70)).0, Block { now: 1, before: 0 });
+        assert_eq!(density.around(page(70)).1, Block { now: 2, before: 0 });
+        for _ in 0..500 {
+            density.compared(true);
+        }
+        assert_eq!(density.written(), 65);
+        assert_eq!(density.around(page(70)).0, Block { now: 64, before: 0 });
+        assert_eq!(density.around(page(999)).1, Block::default());
+    }
+
+    #[test]
+    fn an_interval_is_remembered_until_the_next_ends() {
+        let density = Density::new(1000).unwrap();
+        density.saved(page(70), range(64, 127), 1, 63);
+        for _ in 0..500 {
+            density.compared(true);
+        }
+        density.next_interval();
+        density.next_interval(); // Nothing was saved: does not count.
+        assert_eq!(density.before(), 64);
+        assert_eq!(density.written(), 0);
+        assert_eq!(density.around(page(70)).0, Block { now: 0, before: 64 });
+        density.saved(page(3), range(3, 3), 1, 0);
+        density.next_interval();
+        assert_eq!(density.around(page(70)).0, Block::default());
+        assert_eq!(density.around(page(3)).0, Block { now: 0, before: 1 });
+        assert_eq!(density.before(), 1);
+    }
+
+    #[test]
+    fn who_wants_a_range_writes_all_of_it() {
+        let density = Density::new(1000).unwrap();
+        density.saved(page(10), range(10, 80), 71, 0);
+        assert_eq!(density.written(), 71);
+        assert_eq!(density.around(page(10)).1, Block { now: 71, before: 0 });
+    }
+
+    #[test]
+    fn what_was_compared_long_ago_fades() {
+        let density = Density::new(64).unwrap();
+        density.saved(page(0), range(0, 63), 1, 63);
+        for _ in 0..10_000 {
+            density.compared(true);
+        }
+        for _ in 0..10_000 {
+            density.compared(false);
+        }
+        assert!(density.written() < 5, "{}", density.written());
+    }
+}
