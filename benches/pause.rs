@@ -3,8 +3,9 @@
 //! `cargo bench --bench pause -- [--json] [--quick]`: a table of medians with the least and the most in
 //! brackets, or one JSON object per row.
 //!
-//! Both are measured in fresh processes, in turn, over memory of which every page was written, none of it since
-//! a snapshot: the hard case. The child of the fork exits at once. The writer is
+//! Each engine and fork are measured in fresh processes, in turn, over memory of which every page was written, none
+//! of it since a snapshot: the hard case. The child of the fork exits at once. With `huge`, the memory is
+//! huge pages on all sides; where the kernel gave less than nine tenths of them, there is no row. The writer is
 //!
 //! - `idle`: nobody;
 //! - `busy`: another thread that stores at full speed, to a hot set of 500 pages and, one time in 20, to any;
@@ -13,30 +14,36 @@
 //!
 //! `commit_us` is what writers see of the commit (`Stats::last_pause`), for `own-thread` the whole call of
 //! `commit`; `fork_us` the whole call. `snapshot_us` is all of it, from the first call to the return of the last,
-//! with the bursts between them. A stall is the time from one store to the next: the store, what it waits for,
+//! with the bursts between them; `arm_ms` and `passes` are the part of it that took write permission. A stall is the time from one store to the next: the store, what it waits for,
 //! and for `own-thread` the steps, the commit or the fork between them; the worst is that from just before the
 //! first call to just after the last. Whoever else the machine runs is in these figures, too.
 
-#![allow(unsafe_code, reason = "fork, and memory that two threads store to")]
+#![allow(unsafe_code, reason = "memory that two threads store to")]
 
 use std::process::ExitCode;
 use std::sync::atomic::AtomicU64;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
-use pagecow::{Arena, Error, Snapshot};
+use pagecow::{Arena, Error, Snapshot, Window};
 use serde::{Deserialize, Serialize};
 
 mod support;
 
+use support::child::Child;
+use support::engines::{Engine, Side};
 use support::load::{Busy, Load};
-use support::{MIB, Report, Samples, alternate, fresh, known, lacks_memory, mapping, number};
+use support::{MIB, Report, each, fresh, in_turn, known, lacks_memory, mapping, micros, number};
 
 const SIZES: [usize; 4] = [64 * MIB, 256 * MIB, 1024 * MIB, 4096 * MIB];
-const QUICK_SIZES: usize = 2;
-const ENGINES: [Engine; 1] = [Engine::Mprotect];
-const PAGE_KINDS: [bool; 1] = [false];
+const QUICK_SIZES: [usize; 2] = [64 * MIB, 256 * MIB];
 const WRITERS: [Writer; 3] = [Writer::Idle, Writer::Busy, Writer::OwnThread];
+
+/// Of huge pages, with no writer.
+const HUGE_SIZES: [usize; 2] = [1024 * MIB, 4096 * MIB];
+const QUICK_HUGE_SIZES: [usize; 1] = [256 * MIB];
+/// At least this part of the memory has to be huge pages then.
+const HUGE_ENOUGH: f64 = 0.9;
 
 /// How long the writer runs before it is frozen.
 const WARM_UP: Duration = Duration::from_millis(30);
@@ -62,12 +69,6 @@ struct Row {
     stall_speedup: Option<f64>,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Engine {
-    Mprotect,
-}
-
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Writer {
@@ -86,21 +87,19 @@ impl Writer {
     }
 }
 
-impl Engine {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Mprotect => "mprotect",
-        }
-    }
-}
-
-/// What a fresh process is to measure: a fork when no engine is named.
-#[derive(Serialize, Deserialize)]
-struct Job {
-    engine: Option<Engine>,
+/// Memory and what happens to it.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Case {
     len: usize,
     huge: bool,
     writer: Writer,
+}
+
+/// What a fresh process is to measure.
+#[derive(Serialize, Deserialize)]
+struct Job {
+    side: Side,
+    case: Case,
 }
 
 /// One measurement. For a fork, the pause is the call, and nothing is armed.
@@ -111,10 +110,8 @@ struct Stop {
     stall_us: Option<f64>,
     arm_ms: f64,
     passes: f64,
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_nanos() as f64 / 1e3
+    /// Which part of the memory was huge pages.
+    huge_share: f64,
 }
 
 /// Runs `freeze` beside the writer, or in it: it is given the writer to let it run in bursts. Returns how long it
@@ -153,16 +150,11 @@ fn freeze_while<T>(
     }
 }
 
-fn measure_snapshot(job: &Job, engine: Engine) -> Result<Stop, String> {
-    match engine {
-        Engine::Mprotect => {}
-    }
-    assert!(!job.huge, "arenas of huge pages are not there yet");
-    let mut arena = Arena::new(job.len).map_err(|error| error.to_string())?;
-    mapping::advise(&mut arena, job.huge);
-    mapping::fill(&mut arena);
+fn measure_snapshot(case: &Case, engine: Engine) -> Result<Stop, String> {
+    let arena = engine.arena(case.len, case.huge, Window::default())?;
+    let huge_share = mapping::huge_share(&arena)?;
     // SAFETY: the arena outlives them, and is used for nothing else than snapshots from here on.
-    let words = unsafe { mapping::words(arena.as_mut_ptr(), job.len) };
+    let words = unsafe { mapping::words(arena.as_mut_ptr(), case.len) };
     let mut commit = None;
     let freeze = |load: Option<&mut Load>, worst: &mut Duration| {
         let Some(load) = load else {
@@ -173,7 +165,7 @@ fn measure_snapshot(job: &Job, engine: Engine) -> Result<Stop, String> {
         commit = Some(took);
         Ok(snapshot)
     };
-    let (snapshot, took, stall) = freeze_while(words, job.writer, freeze)?;
+    let (snapshot, took, stall) = freeze_while(words, case.writer, freeze)?;
     let stats = arena.stats();
     drop(snapshot);
     Ok(Stop {
@@ -182,6 +174,7 @@ fn measure_snapshot(job: &Job, engine: Engine) -> Result<Stop, String> {
         stall_us: stall.map(micros),
         arm_ms: micros(stats.last_arm) / 1e3,
         passes: stats.last_passes as f64,
+        huge_share,
     })
 }
 
@@ -205,71 +198,70 @@ fn step_and_commit(
     Ok((snapshot, begin.elapsed()))
 }
 
-fn measure_fork(job: &Job) -> Result<Stop, String> {
-    let bytes = mapping::ordinary(job.len, job.huge)?;
+fn measure_fork(case: &Case) -> Result<Stop, String> {
+    let bytes = mapping::ordinary(case.len, case.huge)?;
     mapping::fill(bytes);
+    let huge_share = mapping::huge_share(bytes)?;
     // SAFETY: mapped for good, and not used otherwise from here on.
-    let words = unsafe { mapping::words(bytes.as_mut_ptr(), job.len) };
-    let freeze = |_: Option<&mut Load>, _: &mut Duration| {
-        let begin = Instant::now();
-        // SAFETY: the child ends at once.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: ends the process, without running anything of it.
-            unsafe { libc::_exit(0) };
-        }
-        let took = begin.elapsed();
-        if child < 0 {
-            return Err(format!("fork: {}", io::Error::last_os_error()));
-        }
-        Ok((child, took))
-    };
-    let ((child, pause), _, stall) = freeze_while(words, job.writer, freeze)?;
-    // SAFETY: our own child; how it ended does not matter.
-    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    let words = unsafe { mapping::words(bytes.as_mut_ptr(), case.len) };
+    let freeze = |_: Option<&mut Load>, _: &mut Duration| Child::short();
+    let ((child, pause), _, stall) = freeze_while(words, case.writer, freeze)?;
+    drop(child);
     Ok(Stop {
         pause_us: micros(pause),
         call_us: micros(pause),
         stall_us: stall.map(micros),
         arm_ms: 0.0,
         passes: 0.0,
+        huge_share,
     })
 }
 
 fn compare(
     report: &mut Report,
     times: usize,
-    engine: Engine,
-    len: usize,
-    huge: bool,
-    writer: Writer,
+    engines: &[Engine],
+    case: Case,
 ) -> Result<(), String> {
-    let ask = |engine| {
-        fresh::process::<Stop>(&Job {
-            engine,
-            len,
-            huge,
-            writer,
-        })
-    };
-    let pairs = alternate(times, || ask(Some(engine)), || ask(None))?;
-    let ours = |value: fn(&Stop) -> f64| pairs.iter().map(|pair| value(&pair.0)).collect();
-    let forks = |value: fn(&Stop) -> f64| pairs.iter().map(|pair| value(&pair.1)).collect();
-    let commit: Samples = ours(|stop| stop.pause_us);
-    let whole: Samples = ours(|stop| stop.call_us);
-    let arm: Samples = ours(|stop| stop.arm_ms);
-    let passes: Samples = ours(|stop| stop.passes);
-    let fork: Samples = forks(|stop| stop.pause_us);
-    let stalls: Option<(Samples, Samples)> = (writer != Writer::Idle).then(|| {
-        let stall = |stop: &Stop| stop.stall_us.unwrap_or(0.0);
-        (ours(stall), forks(stall))
+    let sides = Side::of(engines);
+    let ask = |_, &side: &Side| fresh::process::<Stop>(&Job { side, case });
+    let stops = in_turn(times, &sides, ask)?;
+    let (forks, ours) = stops.split_first().expect("fork is the first side");
+    for (&engine, ours) in engines.iter().zip(ours) {
+        let shares = ours.iter().chain(forks).map(|stop| stop.huge_share);
+        let share = shares.fold(1.0, f64::min);
+        if case.huge && share < HUGE_ENOUGH {
+            let why = format!("{:.0} % of the memory was huge pages", share * 100.0);
+            report.skipped(&names(engine, case), &why);
+            continue;
+        }
+        row(report, engine, case, ours, forks)?;
+    }
+    Ok(())
+}
+
+fn row(
+    report: &mut Report,
+    engine: Engine,
+    case: Case,
+    ours: &[Stop],
+    forks: &[Stop],
+) -> Result<(), String> {
+    let commit = each(ours, |stop| stop.pause_us);
+    let whole = each(ours, |stop| stop.call_us);
+    let arm = each(ours, |stop| stop.arm_ms);
+    let passes = each(ours, |stop| stop.passes);
+    let fork = each(forks, |stop| stop.pause_us);
+    let stalls = (case.writer != Writer::Idle).then(|| {
+        let stall = |stop: &Stop| stop.stall_us.unwrap_or(f64::NAN);
+        (each(ours, stall), each(forks, stall))
     });
     let row = Row {
         bench: "pause",
         engine,
-        size_mib: len / MIB,
-        huge,
-        writer,
+        size_mib: case.len / MIB,
+        huge: case.huge,
+        writer: case.writer,
         commit_us: commit.median(),
         snapshot_us: whole.median(),
         worst_writer_stall_us: stalls.as_ref().map(|stalls| stalls.0.median()),
@@ -282,7 +274,7 @@ fn compare(
             .as_ref()
             .map(|(ours, forks)| forks.median() / ours.median()),
     };
-    let mut cells = names(engine, len, huge, writer);
+    let mut cells = names(engine, case);
     cells.extend([
         commit.to_string(),
         fork.to_string(),
@@ -297,19 +289,41 @@ fn compare(
     report.row(&row, cells)
 }
 
-fn names(engine: Engine, len: usize, huge: bool, writer: Writer) -> Vec<String> {
+fn names(engine: Engine, case: Case) -> Vec<String> {
     vec![
         engine.name().to_owned(),
-        (len / MIB).to_string(),
-        if huge { "yes" } else { "no" }.to_owned(),
-        writer.name().to_owned(),
+        (case.len / MIB).to_string(),
+        if case.huge { "yes" } else { "no" }.to_owned(),
+        case.writer.name().to_owned(),
     ]
 }
 
+/// All that is compared, small pages first.
+fn cases(quick: bool) -> Vec<Case> {
+    let (sizes, huge_sizes) = if quick {
+        (&QUICK_SIZES[..], &QUICK_HUGE_SIZES[..])
+    } else {
+        (&SIZES[..], &HUGE_SIZES[..])
+    };
+    let small = sizes.iter().flat_map(|&len| {
+        WRITERS.map(|writer| Case {
+            len,
+            huge: false,
+            writer,
+        })
+    });
+    let huge = huge_sizes.iter().map(|&len| Case {
+        len,
+        huge: true,
+        writer: Writer::Idle,
+    });
+    small.chain(huge).collect()
+}
+
 fn main() -> ExitCode {
-    let alone = |job: &Job| match job.engine {
-        Some(engine) => measure_snapshot(job, engine),
-        None => measure_fork(job),
+    let alone = |job: &Job| match job.side {
+        Side::Engine(engine) => measure_snapshot(&job.case, engine),
+        Side::Fork => measure_fork(&job.case),
     };
     if let Some(code) = fresh::answer(alone) {
         return code;
@@ -331,25 +345,15 @@ fn main() -> ExitCode {
             "passes",
         ];
         let mut report = Report::new(options, 4, &header);
-        let sizes = if options.quick {
-            &SIZES[..QUICK_SIZES]
-        } else {
-            &SIZES
-        };
-        for &len in sizes {
-            let lack = lacks_memory(len / 2 * 5);
-            for engine in ENGINES {
-                for huge in PAGE_KINDS {
-                    for writer in WRITERS {
-                        if let Some(why) = &lack {
-                            report.skipped(names(engine, len, huge, writer), why);
-                            continue;
-                        }
-                        let times = options.repetitions();
-                        compare(&mut report, times, engine, len, huge, writer)?;
-                    }
+        let engines = Engine::available(&mut report);
+        for case in cases(options.quick) {
+            if let Some(why) = lacks_memory(case.len / 2 * 5) {
+                for &engine in &engines {
+                    report.skipped(&names(engine, case), &why);
                 }
+                continue;
             }
+            compare(&mut report, options.repetitions(), &engines, case)?;
         }
         report.print();
         Ok(())

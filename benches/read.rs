@@ -21,8 +21,9 @@ use serde::Serialize;
 
 mod support;
 
+use support::engines::Engine;
 use support::load::Busy;
-use support::{MIB, Report, Samples, alternate, lacks_memory, mapping};
+use support::{MIB, Report, alternate, each, lacks_memory, mapping};
 
 const CHUNK: usize = 64 << 10;
 
@@ -32,7 +33,7 @@ const WRITERS: [(&str, bool); 2] = [("idle", false), ("busy", true)];
 #[derive(Serialize)]
 struct Row {
     bench: &'static str,
-    engine: &'static str,
+    engine: Engine,
     way: &'static str,
     writer: &'static str,
     size_mib: usize,
@@ -105,6 +106,36 @@ fn speed(
     Ok(len as f64 / seconds? / 1e9)
 }
 
+/// The speed of reading a snapshot, and that of memcpy, so often.
+fn compare(
+    times: usize,
+    arena: &Arena,
+    plain: &Plain,
+    busy: bool,
+    read: Way,
+) -> Result<Vec<(f64, f64)>, String> {
+    let mut buffer = vec![0; CHUNK];
+    let mut other = buffer.clone();
+    alternate(
+        times,
+        || {
+            speed((arena.as_mut_ptr(), arena.len()), busy, || {
+                let snapshot = arena.snapshot().map_err(|error| error.to_string())?;
+                let begin = Instant::now();
+                read(&snapshot, &mut buffer)?;
+                Ok(begin.elapsed())
+            })
+        },
+        || {
+            speed((plain.start, plain.len), busy, || {
+                let begin = Instant::now();
+                plain.copy(&mut other);
+                Ok(begin.elapsed())
+            })
+        },
+    )
+}
+
 fn main() -> ExitCode {
     support::run("read", |options| {
         let header = [
@@ -112,66 +143,46 @@ fn main() -> ExitCode {
         ];
         let mut report = Report::new(options, 3, &header);
         let len = if options.quick { 64 * MIB } else { 1024 * MIB };
+        let engines = Engine::available(&mut report);
         if let Some(why) = lacks_memory(4 * len) {
-            let names = ["mprotect", "all", "all"];
-            report.skipped(names.map(str::to_owned).to_vec(), &why);
+            report.skipped(&["all".to_owned()], &why);
             report.print();
             return Ok(());
         }
-        let mut arena = Arena::new(len).map_err(|error| error.to_string())?;
-        mapping::advise(&mut arena, false);
-        mapping::fill(&mut arena);
         let bytes = mapping::ordinary(len, false)?;
         mapping::fill(bytes);
         let plain = Plain {
             start: bytes.as_mut_ptr(),
             len,
         };
-        let mut buffer = vec![0; CHUNK];
-        let mut other = buffer.clone();
-
-        for (writer, busy) in WRITERS {
-            for (way, read) in WAYS {
-                let pairs = alternate(
-                    options.repetitions(),
-                    || {
-                        speed((arena.as_mut_ptr(), len), busy, || {
-                            let snapshot = arena.snapshot().map_err(|error| error.to_string())?;
-                            let begin = Instant::now();
-                            read(&snapshot, &mut buffer)?;
-                            Ok(begin.elapsed())
-                        })
-                    },
-                    || {
-                        speed((plain.start, len), busy, || {
-                            let begin = Instant::now();
-                            plain.copy(&mut other);
-                            Ok(begin.elapsed())
-                        })
-                    },
-                )?;
-                let ours: Samples = pairs.iter().map(|pair| pair.0).collect();
-                let memcpy: Samples = pairs.iter().map(|pair| pair.1).collect();
-                let row = Row {
-                    bench: "read",
-                    engine: "mprotect",
-                    way,
-                    writer,
-                    size_mib: len / MIB,
-                    gb_per_s: ours.median(),
-                    memcpy_gb_per_s: memcpy.median(),
-                    ratio: ours.median() / memcpy.median(),
-                };
-                let cells = vec![
-                    row.engine.to_owned(),
-                    way.to_owned(),
-                    writer.to_owned(),
-                    row.size_mib.to_string(),
-                    ours.to_string(),
-                    memcpy.to_string(),
-                    support::number(row.ratio),
-                ];
-                report.row(&row, cells)?;
+        for engine in engines {
+            let arena = engine.plain_arena(len)?;
+            for (writer, busy) in WRITERS {
+                for (way, read) in WAYS {
+                    let pairs = compare(options.repetitions(), &arena, &plain, busy, read)?;
+                    let ours = each(&pairs, |pair| pair.0);
+                    let memcpy = each(&pairs, |pair| pair.1);
+                    let row = Row {
+                        bench: "read",
+                        engine,
+                        way,
+                        writer,
+                        size_mib: len / MIB,
+                        gb_per_s: ours.median(),
+                        memcpy_gb_per_s: memcpy.median(),
+                        ratio: ours.median() / memcpy.median(),
+                    };
+                    let cells = vec![
+                        engine.name().to_owned(),
+                        way.to_owned(),
+                        writer.to_owned(),
+                        row.size_mib.to_string(),
+                        ours.to_string(),
+                        memcpy.to_string(),
+                        support::number(row.ratio),
+                    ];
+                    report.row(&row, cells)?;
+                }
             }
         }
         report.print();

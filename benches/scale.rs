@@ -12,16 +12,15 @@
 //! down to the next older one (`hand_down_ns_per_copy`, the mean of them), and the last frees them
 //! (`drop_ns_per_copy`).
 
-#![allow(unsafe_code, reason = "fork, and memory as words")]
+#![allow(unsafe_code, reason = "memory as words")]
 
 use std::process::ExitCode;
 use std::sync::Barrier;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::Instant;
-use std::{io, thread};
 
-use pagecow::Arena;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -29,7 +28,9 @@ use serde::{Deserialize, Serialize};
 
 mod support;
 
-use support::{MIB, Report, Samples, alternate, fresh, known, lacks_memory, mapping, number};
+use support::child::Child;
+use support::engines::{Engine, Side};
+use support::{MIB, Report, Samples, each, fresh, in_turn, known, lacks_memory, mapping, number};
 
 const THREADS: [usize; 3] = [1, 2, 4];
 const SNAPSHOTS: [usize; 3] = [1, 4, 16];
@@ -37,7 +38,7 @@ const SNAPSHOTS: [usize; 3] = [1, 4, 16];
 #[derive(Serialize)]
 struct Row {
     bench: &'static str,
-    engine: &'static str,
+    engine: Engine,
     threads: usize,
     snapshots: usize,
     size_mib: usize,
@@ -50,7 +51,7 @@ struct Row {
 
 #[derive(Serialize, Deserialize)]
 struct Job {
-    fork: bool,
+    side: Side,
     threads: usize,
     snapshots: usize,
     len: usize,
@@ -88,10 +89,8 @@ fn write_all(words: &[AtomicU64], threads: usize) -> f64 {
     begin.elapsed().as_secs_f64() * 1e9 / order.len() as f64
 }
 
-fn measure_snapshots(job: &Job) -> Result<Cost, String> {
-    let mut arena = Arena::new(job.len).map_err(|error| error.to_string())?;
-    mapping::advise(&mut arena, false);
-    mapping::fill(&mut arena);
+fn measure_snapshots(job: &Job, engine: Engine) -> Result<Cost, String> {
+    let arena = engine.plain_arena(job.len)?;
     let snapshots: Result<Vec<_>, _> = (0..job.snapshots).map(|_| arena.snapshot()).collect();
     let mut snapshots = snapshots.map_err(|error| error.to_string())?;
     // SAFETY: the arena outlives them, and is used for nothing else from here on.
@@ -126,39 +125,16 @@ fn nanoseconds(copies: u64, act: impl FnOnce()) -> f64 {
     begin.elapsed().as_secs_f64() * 1e9 / copies as f64
 }
 
-/// A child that sleeps until it is killed, or its parent ends.
-fn fork() -> Result<libc::pid_t, String> {
-    // SAFETY: one thread so far. The child never returns.
-    let child = unsafe { libc::fork() };
-    if child < 0 {
-        return Err(format!("fork: {}", io::Error::last_os_error()));
-    }
-    if child > 0 {
-        return Ok(child);
-    }
-    // SAFETY: concerns nothing but when the child ends.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    loop {
-        // SAFETY: sleeps.
-        unsafe { libc::pause() };
-    }
-}
-
 fn measure_fork(job: &Job) -> Result<Cost, String> {
     let bytes = mapping::ordinary(job.len, false)?;
     mapping::fill(bytes);
     // SAFETY: mapped for good, and not used otherwise from here on.
     let words = unsafe { mapping::words(bytes.as_mut_ptr(), job.len) };
     let children = (0..job.snapshots)
-        .map(|_| fork())
+        .map(|_| Child::sleeping())
         .collect::<Result<Vec<_>, _>>()?;
     let write_ns = write_all(words, job.threads);
-    for child in children {
-        // SAFETY: our own child, not waited for yet.
-        unsafe { libc::kill(child, libc::SIGKILL) };
-        // SAFETY: as above; how it ended is known.
-        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
-    }
+    drop(children);
     Ok(Cost {
         write_ns,
         hand_down_ns: 0.0,
@@ -169,63 +145,65 @@ fn measure_fork(job: &Job) -> Result<Cost, String> {
 fn compare(
     report: &mut Report,
     times: usize,
+    engines: &[Engine],
     threads: usize,
     snapshots: usize,
     len: usize,
 ) -> Result<(), String> {
-    let ask = |fork| {
+    let sides = Side::of(engines);
+    let ask = |_, &side: &Side| {
         fresh::process::<Cost>(&Job {
-            fork,
+            side,
             threads,
             snapshots,
             len,
         })
     };
-    let pairs = alternate(times, || ask(false), || ask(true))?;
-    let ours: Samples = pairs.iter().map(|pair| pair.0.write_ns).collect();
-    let forks: Samples = pairs.iter().map(|pair| pair.1.write_ns).collect();
-    let dropping: Samples = pairs.iter().map(|pair| pair.0.drop_ns).collect();
-    let handing: Option<Samples> =
-        (snapshots > 1).then(|| pairs.iter().map(|pair| pair.0.hand_down_ns).collect());
-    let row = Row {
-        bench: "scale",
-        engine: "mprotect",
-        threads,
-        snapshots,
-        size_mib: len / MIB,
-        ns_per_write: ours.median(),
-        fork_ns_per_write: forks.median(),
-        cost_ratio: ours.median() / forks.median(),
-        hand_down_ns_per_copy: handing.as_ref().map(Samples::median),
-        drop_ns_per_copy: dropping.median(),
-    };
-    let mut cells = names(threads, snapshots);
-    cells.extend([
-        row.size_mib.to_string(),
-        ours.to_string(),
-        forks.to_string(),
-        number(row.cost_ratio),
-        known(handing.as_ref()),
-        dropping.to_string(),
-    ]);
-    report.row(&row, cells)
+    let costs = in_turn(times, &sides, ask)?;
+    let (forks, ours) = costs.split_first().expect("fork is the first side");
+    let forks = each(forks, |cost| cost.write_ns);
+    for (&engine, ours) in engines.iter().zip(ours) {
+        let writing = each(ours, |cost| cost.write_ns);
+        let dropping = each(ours, |cost| cost.drop_ns);
+        let handing = (snapshots > 1).then(|| each(ours, |cost| cost.hand_down_ns));
+        let row = Row {
+            bench: "scale",
+            engine,
+            threads,
+            snapshots,
+            size_mib: len / MIB,
+            ns_per_write: writing.median(),
+            fork_ns_per_write: forks.median(),
+            cost_ratio: writing.median() / forks.median(),
+            hand_down_ns_per_copy: handing.as_ref().map(Samples::median),
+            drop_ns_per_copy: dropping.median(),
+        };
+        let mut cells = names(engine, threads, snapshots);
+        cells.extend([
+            row.size_mib.to_string(),
+            writing.to_string(),
+            forks.to_string(),
+            number(row.cost_ratio),
+            known(handing.as_ref()),
+            dropping.to_string(),
+        ]);
+        report.row(&row, cells)?;
+    }
+    Ok(())
 }
 
-fn names(threads: usize, snapshots: usize) -> Vec<String> {
+fn names(engine: Engine, threads: usize, snapshots: usize) -> Vec<String> {
     vec![
-        "mprotect".to_owned(),
+        engine.name().to_owned(),
         threads.to_string(),
         snapshots.to_string(),
     ]
 }
 
 fn main() -> ExitCode {
-    let alone = |job: &Job| {
-        if job.fork {
-            measure_fork(job)
-        } else {
-            measure_snapshots(job)
-        }
+    let alone = |job: &Job| match job.side {
+        Side::Engine(engine) => measure_snapshots(job, engine),
+        Side::Fork => measure_fork(job),
     };
     if let Some(code) = fresh::answer(alone) {
         return code;
@@ -244,15 +222,17 @@ fn main() -> ExitCode {
         ];
         let mut report = Report::new(options, 3, &header);
         let len = if options.quick { 32 * MIB } else { 128 * MIB };
-        let lack = lacks_memory(4 * len);
+        let engines = Engine::available(&mut report);
         for threads in THREADS {
             for snapshots in SNAPSHOTS {
-                if let Some(why) = &lack {
-                    report.skipped(names(threads, snapshots), why);
+                if let Some(why) = lacks_memory(4 * len) {
+                    for &engine in &engines {
+                        report.skipped(&names(engine, threads, snapshots), &why);
+                    }
                     continue;
                 }
                 let times = options.repetitions();
-                compare(&mut report, times, threads, snapshots, len)?;
+                compare(&mut report, times, &engines, threads, snapshots, len)?;
             }
         }
         report.print();

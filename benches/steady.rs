@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use pagecow::{Arena, Snapshot};
+use pagecow::Snapshot;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -27,8 +27,9 @@ use serde::{Deserialize, Serialize};
 
 mod support;
 
+use support::engines::Engine;
 use support::load::Random;
-use support::{MIB, Report, Samples, alternate, fresh, lacks_memory, mapping};
+use support::{MIB, Report, alternate, each, fresh, lacks_memory, mapping};
 
 const ROUNDS: usize = 7;
 const HOT_PAGES: usize = 500;
@@ -40,7 +41,7 @@ const PATTERNS: [(&str, Pattern); 3] =
 #[derive(Serialize)]
 struct Row {
     bench: &'static str,
-    engine: &'static str,
+    engine: Engine,
     case: Case,
     pattern: &'static str,
     size_mib: usize,
@@ -69,6 +70,7 @@ impl Case {
 
 #[derive(Serialize, Deserialize)]
 struct Job {
+    engine: Engine,
     case: Case,
     len: usize,
     arena_first: bool,
@@ -123,13 +125,6 @@ fn nanoseconds(words: &[AtomicU64], pattern: Pattern) -> f64 {
     begin.elapsed().as_secs_f64() * 1e9 / stores as f64
 }
 
-fn new_arena(len: usize) -> Result<Arena, String> {
-    let mut arena = Arena::new(len).map_err(|error| error.to_string())?;
-    mapping::advise(&mut arena, false);
-    mapping::fill(&mut arena);
-    Ok(arena)
-}
-
 fn new_plain(len: usize) -> Result<&'static mut [u8], String> {
     let bytes = mapping::ordinary(len, false)?;
     mapping::fill(bytes);
@@ -140,11 +135,11 @@ fn new_plain(len: usize) -> Result<&'static mut [u8], String> {
 fn measure(job: &Job) -> Result<Vec<Cost>, String> {
     let (arena, plain);
     if job.arena_first {
-        arena = new_arena(job.len)?;
+        arena = job.engine.plain_arena(job.len)?;
         plain = new_plain(job.len)?;
     } else {
         plain = new_plain(job.len)?;
-        arena = new_arena(job.len)?;
+        arena = job.engine.plain_arena(job.len)?;
     }
     // SAFETY: the arena outlives them, and is used for nothing else than snapshots from here on.
     let words = unsafe { mapping::words(arena.as_mut_ptr(), job.len) };
@@ -172,11 +167,9 @@ fn measure(job: &Job) -> Result<Vec<Cost>, String> {
                 || Ok(nanoseconds(words, pattern)),
                 || Ok(nanoseconds(plain, pattern)),
             )?;
-            let arena: Samples = pairs.iter().map(|pair| pair.0).collect();
-            let plain: Samples = pairs.iter().map(|pair| pair.1).collect();
             Ok(Cost {
-                arena: arena.median(),
-                plain: plain.median(),
+                arena: each(&pairs, |pair| pair.0).median(),
+                plain: each(&pairs, |pair| pair.1).median(),
             })
         })
         .collect();
@@ -187,9 +180,16 @@ fn measure(job: &Job) -> Result<Vec<Cost>, String> {
     costs
 }
 
-fn compare(report: &mut Report, times: usize, case: Case, len: usize) -> Result<(), String> {
+fn compare(
+    report: &mut Report,
+    times: usize,
+    engine: Engine,
+    case: Case,
+    len: usize,
+) -> Result<(), String> {
     let ask = |arena_first| {
         fresh::process::<Vec<Cost>>(&Job {
+            engine,
             case,
             len,
             arena_first,
@@ -199,13 +199,12 @@ fn compare(report: &mut Report, times: usize, case: Case, len: usize) -> Result<
         .map(|time| ask(time % 2 == 0))
         .collect::<Result<Vec<_>, _>>()?;
     for (index, &(pattern, _)) in PATTERNS.iter().enumerate() {
-        let costs = || processes.iter().map(|costs| costs[index]);
-        let arena: Samples = costs().map(|cost| cost.arena).collect();
-        let plain: Samples = costs().map(|cost| cost.plain).collect();
-        let ratio: Samples = costs().map(|cost| cost.arena / cost.plain).collect();
+        let arena = each(&processes, |costs| costs[index].arena);
+        let plain = each(&processes, |costs| costs[index].plain);
+        let ratio = each(&processes, |costs| costs[index].arena / costs[index].plain);
         let row = Row {
             bench: "steady",
-            engine: "mprotect",
+            engine,
             case,
             pattern,
             size_mib: len / MIB,
@@ -214,7 +213,7 @@ fn compare(report: &mut Report, times: usize, case: Case, len: usize) -> Result<
             ratio: ratio.median(),
         };
         let cells = vec![
-            row.engine.to_owned(),
+            engine.name().to_owned(),
             case.name().to_owned(),
             pattern.to_owned(),
             row.size_mib.to_string(),
@@ -243,14 +242,14 @@ fn main() -> ExitCode {
         ];
         let mut report = Report::new(options, 3, &header);
         let len = if options.quick { 64 * MIB } else { 256 * MIB };
-        let lack = lacks_memory(4 * len);
-        for case in CASES {
-            if let Some(why) = &lack {
-                let names = ["mprotect", case.name(), "all"];
-                report.skipped(names.map(str::to_owned).to_vec(), why);
-                continue;
+        for engine in Engine::available(&mut report) {
+            for case in CASES {
+                if let Some(why) = lacks_memory(4 * len) {
+                    report.skipped(&[engine.name(), case.name()].map(str::to_owned), &why);
+                    continue;
+                }
+                compare(&mut report, options.repetitions(), engine, case, len)?;
             }
-            compare(&mut report, options.repetitions(), case, len)?;
         }
         report.print();
         Ok(())

@@ -48,6 +48,11 @@ impl<'a> Load<'a> {
         self.last - last
     }
 
+    /// When the last store was done.
+    pub fn last(&self) -> Instant {
+        self.last
+    }
+
     /// Stores for so long; returns the longest that one of them took.
     pub fn burst(&mut self, time: Duration) -> Duration {
         let begin = Instant::now();

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "mmap")]
 
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::{io, ptr};
 
@@ -48,4 +49,29 @@ pub fn fill(bytes: &mut [u8]) {
     for (index, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         *word = (index as u64 + 1).to_ne_bytes();
     }
+}
+
+/// Which part of this memory is huge pages, from 0 to 1, as the kernel says.
+pub fn huge_share(bytes: &[u8]) -> Result<f64, String> {
+    let mappings =
+        std::fs::read_to_string("/proc/self/smaps").map_err(|error| error.to_string())?;
+    let asked = bytes.as_ptr_range();
+    let asked = asked.start as usize..asked.end as usize;
+    let (mut inside, mut huge) = (false, 0);
+    for line in mappings.lines() {
+        let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        if name == "AnonHugePages:" && inside {
+            let kib: usize = rest.trim_end_matches("kB").trim().parse().unwrap_or(0);
+            huge += kib << 10;
+        } else if let Some(range) = address_range(name) {
+            inside = range.start < asked.end && asked.start < range.end;
+        }
+    }
+    Ok(huge as f64 / bytes.len() as f64)
+}
+
+fn address_range(name: &str) -> Option<Range<usize>> {
+    let (start, end) = name.split_once('-')?;
+    let parse = |address| usize::from_str_radix(address, 16).ok();
+    Some(parse(start)?..parse(end)?)
 }

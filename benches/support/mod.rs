@@ -4,10 +4,13 @@
 
 use std::fmt::Display;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+pub mod child;
+pub mod engines;
 pub mod fresh;
 pub mod load;
 pub mod mapping;
@@ -74,6 +77,23 @@ pub fn alternate<A, B>(
         .collect()
 }
 
+/// Measures all sides in turn, so often, and lets the next of them go first each time. Tells `measure` how often
+/// that was before; returns what was measured for each side.
+pub fn in_turn<S, T>(
+    times: usize,
+    sides: &[S],
+    mut measure: impl FnMut(usize, &S) -> Result<T, String>,
+) -> Result<Vec<Vec<T>>, String> {
+    let mut measured: Vec<Vec<T>> = sides.iter().map(|_| Vec::with_capacity(times)).collect();
+    for time in 0..times {
+        for turn in 0..sides.len() {
+            let side = (time + turn) % sides.len();
+            measured[side].push(measure(time, &sides[side])?);
+        }
+    }
+    Ok(measured)
+}
+
 /// What was measured several times.
 pub struct Samples {
     ascending: Vec<f64>,
@@ -88,6 +108,11 @@ impl Samples {
             f64::midpoint(self.ascending[middle - 1], self.ascending[middle])
         }
     }
+}
+
+/// One value of each measurement.
+pub fn each<T>(measured: &[T], value: impl Fn(&T) -> f64) -> Samples {
+    measured.iter().map(value).collect()
 }
 
 impl FromIterator<f64> for Samples {
@@ -114,6 +139,10 @@ impl Display for Samples {
     }
 }
 
+pub fn micros(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e3
+}
+
 /// Three digits, more where there are more before the point.
 pub fn number(value: f64) -> String {
     let digits = match value.abs() {
@@ -134,8 +163,8 @@ pub fn known(value: Option<impl Display>) -> String {
 pub struct Report {
     json: bool,
     table: Table,
-    columns: usize,
     names: usize,
+    skipped: Vec<String>,
 }
 
 impl Report {
@@ -147,30 +176,39 @@ impl Report {
         Self {
             json: options.json,
             table,
-            columns: header.len(),
             names,
+            skipped: Vec::new(),
         }
     }
 
     /// `cells` is the same row for people.
     pub fn row(&mut self, row: &impl Serialize, cells: Vec<String>) -> Result<(), String> {
+        self.detail(row)?;
+        self.cells(cells);
+        Ok(())
+    }
+
+    /// A row that people do not see.
+    pub fn detail(&self, row: &impl Serialize) -> Result<(), String> {
         if self.json {
             let line = serde_json::to_string(row).map_err(|error| error.to_string())?;
             println!("{line}");
         }
-        self.table.add_row(cells);
         Ok(())
     }
 
-    /// A row that was not measured. Among rows of JSON it would have no figures, so it goes to the standard
-    /// error then.
-    pub fn skipped(&mut self, mut names: Vec<String>, why: &str) {
+    /// A row for people only.
+    pub fn cells(&mut self, cells: Vec<String>) {
+        self.table.add_row(cells);
+    }
+
+    /// What was not measured. It is said below the table, and beside rows of JSON on the standard error.
+    pub fn skipped(&mut self, names: &[String], why: &str) {
+        let line = format!("skipped: {}: {why}", names.join(", "));
         if self.json {
-            eprintln!("skipped: {}: {why}", names.join(", "));
+            eprintln!("{line}");
         }
-        names.push(format!("skipped: {why}"));
-        names.resize(self.columns, String::new());
-        self.table.add_row(names);
+        self.skipped.push(line);
     }
 
     pub fn print(mut self) {
@@ -181,6 +219,9 @@ impl Report {
             column.set_cell_alignment(CellAlignment::Right);
         }
         println!("{}", self.table);
+        for line in self.skipped {
+            println!("{line}");
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, ValueEnum};
+use pagecow::Engine;
 
 use crate::base::Base;
 use crate::failure::Failure;
@@ -50,6 +51,10 @@ struct Args {
     #[arg(long, value_enum, default_value = "fork")]
     versus: Versus,
 
+    /// How pagecow takes write permission away; "best" is userfaultfd where the system allows it
+    #[arg(long, value_enum, default_value = "mprotect")]
+    engine: EngineChoice,
+
     /// Print one JSON object per row, and nothing else, to standard output
     #[arg(long)]
     json: bool,
@@ -57,6 +62,13 @@ struct Args {
     /// Measure fork() in this process and print that row as JSON.
     #[arg(long, hide = true)]
     fork_row: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EngineChoice {
+    Mprotect,
+    Userfaultfd,
+    Best,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -78,6 +90,7 @@ pub struct Job {
     pub writers: usize,
     pub seconds: Duration,
     pub versus: Versus,
+    pub engine: Engine,
     pub json: bool,
     pub fork_row: bool,
 }
@@ -106,7 +119,7 @@ impl Job {
         let asked = match (args.size, input_len) {
             (Some(size), Some(len)) if size < len => {
                 return Err(Failure::Usage(format!(
-                    "--size is {size} bytes, the input has {len}"
+                    "--size is {size} bytes, the input has {len}; ask for as many at least, or leave --size out"
                 )));
             }
             (Some(size), _) => size,
@@ -139,6 +152,11 @@ impl Job {
             writers: writers.min(size / page_size),
             seconds: Duration::from_secs_f64(args.seconds),
             versus: args.versus,
+            engine: match args.engine {
+                EngineChoice::Mprotect => Engine::Mprotect,
+                EngineChoice::Userfaultfd => Engine::Userfaultfd,
+                EngineChoice::Best => Engine::best(),
+            },
             json: args.json,
             fork_row: args.fork_row,
         })

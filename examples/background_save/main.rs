@@ -79,7 +79,7 @@ fn compare(job: &Job) -> Result<bool, Failure> {
 /// Nothing of the arena is left when this returns.
 fn pagecow_row(job: &Job, stop: &Stop) -> Result<Row, Failure> {
     let target = Target::new(job.out.as_deref())?;
-    let arena = Arena::new(job.size)?;
+    let arena = Arena::builder().engine(job.engine).build(job.size)?;
     scenario::measure(
         arena,
         job,

@@ -1,0 +1,80 @@
+//! The engines that are compared, and arenas made with them.
+
+use pagecow::{Arena, Window};
+use serde::{Deserialize, Serialize};
+
+use super::{Report, mapping};
+
+/// An engine, under the name that it has in rows.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    Mprotect,
+    Userfaultfd,
+}
+
+impl Engine {
+    const ALL: [Self; 2] = [Self::Mprotect, Self::Userfaultfd];
+
+    /// Those that are to be had here. The others are reported as skipped.
+    pub fn available(report: &mut Report) -> Vec<Self> {
+        let checked = |engine: &Self| match engine.real().check() {
+            Ok(()) => true,
+            Err(error) => {
+                report.skipped(&[engine.name().to_owned()], &error.to_string());
+                false
+            }
+        };
+        Self::ALL.into_iter().filter(checked).collect()
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mprotect => "mprotect",
+            Self::Userfaultfd => "userfaultfd",
+        }
+    }
+
+    fn real(self) -> pagecow::Engine {
+        match self {
+            Self::Mprotect => pagecow::Engine::Mprotect,
+            Self::Userfaultfd => pagecow::Engine::Userfaultfd,
+        }
+    }
+
+    /// An arena, every page of which was written.
+    pub fn arena(self, len: usize, huge: bool, window: Window) -> Result<Arena, String> {
+        let mut arena = Arena::builder()
+            .engine(self.real())
+            .window(window)
+            .huge_pages(huge)
+            .build(len)
+            .map_err(|error| error.to_string())?;
+        if !huge {
+            mapping::advise(&mut arena, huge);
+        }
+        mapping::fill(&mut arena);
+        Ok(arena)
+    }
+
+    /// The same of small pages, with the default window.
+    pub fn plain_arena(self, len: usize) -> Result<Arena, String> {
+        self.arena(len, false, Window::default())
+    }
+}
+
+/// What a fresh process is to measure: an engine, or what it is compared with.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    Engine(Engine),
+    Fork,
+}
+
+impl Side {
+    /// Fork and all of these.
+    pub fn of(engines: &[Engine]) -> Vec<Self> {
+        let ours = engines.iter().copied().map(Self::Engine);
+        std::iter::once(Self::Fork).chain(ours).collect()
+    }
+}

@@ -1,0 +1,111 @@
+//! The rows that the plots are made of.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::ALL;
+
+/// A side that rows tell of, in the order in which it is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    Mprotect,
+    Userfaultfd,
+    Fork,
+}
+
+/// A bucket of `timeline`.
+#[derive(Clone, Deserialize)]
+pub struct Moment {
+    pub side: Side,
+    pub size_mib: u64,
+    pub at_ms: f64,
+    pub worst_us: f64,
+}
+
+/// A row of `pause`.
+#[derive(Clone, Deserialize)]
+pub struct Pause {
+    pub engine: Side,
+    pub size_mib: u64,
+    pub huge: bool,
+    pub writer: String,
+    pub commit_us: f64,
+    pub fork_us: f64,
+}
+
+/// A row of `first_write`.
+#[derive(Clone, Deserialize)]
+pub struct FirstWrite {
+    pub engine: Side,
+    pub window: String,
+    pub case: String,
+    pub size_mib: u64,
+    pub ns_per_page: f64,
+    pub fork_ns_per_page: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "bench", rename_all = "snake_case")]
+enum Row {
+    Timeline(Moment),
+    Pause(Pause),
+    FirstWrite(FirstWrite),
+    #[serde(other)]
+    Other,
+}
+
+/// All rows, in the order in which they were read.
+#[derive(Default)]
+pub struct Rows {
+    pub timeline: Vec<Moment>,
+    pub pause: Vec<Pause>,
+    pub first_write: Vec<FirstWrite>,
+}
+
+impl Rows {
+    pub fn read(paths: &[PathBuf]) -> Result<Self, String> {
+        let mut rows = Self::default();
+        for path in paths {
+            rows.read_file(path)?;
+        }
+        Ok(rows)
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), String> {
+        let text = fs::read_to_string(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!(
+                    "{} is not there; all rows are made with\n  {ALL}",
+                    path.display()
+                )
+            }
+            _ => format!("{}: {error}", path.display()),
+        })?;
+        for (line, text) in text.lines().enumerate() {
+            let row = serde_json::from_str(text).map_err(|error| {
+                let (path, line) = (path.display(), line + 1);
+                format!("{path}, line {line} is not a row of a benchmark: {error}")
+            })?;
+            match row {
+                Row::Timeline(row) => self.timeline.push(row),
+                Row::Pause(row) => self.pause.push(row),
+                Row::FirstWrite(row) => self.first_write.push(row),
+                Row::Other => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What to do when a plot has nothing to show.
+pub fn lacking(bench: &str) -> String {
+    format!(
+        "there are no rows for the plot of `{bench}`; they are made with\n  \
+         cargo bench --quiet --bench {bench} -- --json >> docs/benchmarks/rows.jsonl\n\
+         and those of all benchmarks with\n  {ALL}"
+    )
+}
