@@ -33,7 +33,9 @@ mod support;
 use support::child::Child;
 use support::engines::{Engine, Side};
 use support::load::{Busy, Load};
-use support::{MIB, Report, each, fresh, in_turn, known, lacks_memory, mapping, micros, number};
+use support::{
+    MIB, Options, Report, each, fresh, in_turn, known, lacks_memory, mapping, micros, number,
+};
 
 const SIZES: [usize; 4] = [64 * MIB, 256 * MIB, 1024 * MIB, 4096 * MIB];
 const QUICK_SIZES: [usize; 2] = [64 * MIB, 256 * MIB];
@@ -299,12 +301,9 @@ fn names(engine: Engine, case: Case) -> Vec<String> {
 }
 
 /// All that is compared, small pages first.
-fn cases(quick: bool) -> Vec<Case> {
-    let (sizes, huge_sizes) = if quick {
-        (&QUICK_SIZES[..], &QUICK_HUGE_SIZES[..])
-    } else {
-        (&SIZES[..], &HUGE_SIZES[..])
-    };
+fn cases(options: &Options) -> Vec<Case> {
+    let sizes = options.choose(&SIZES, &QUICK_SIZES);
+    let huge_sizes = options.choose(&HUGE_SIZES, &QUICK_HUGE_SIZES);
     let small = sizes.iter().flat_map(|&len| {
         WRITERS.map(|writer| Case {
             len,
@@ -346,7 +345,7 @@ fn main() -> ExitCode {
         ];
         let mut report = Report::new(options, 4, &header);
         let engines = Engine::available(&mut report);
-        for case in cases(options.quick) {
+        for case in cases(options) {
             if let Some(why) = lacks_memory(case.len / 2 * 5) {
                 for &engine in &engines {
                     report.skipped(&names(engine, case), &why);

@@ -153,12 +153,7 @@ fn main() -> ExitCode {
         ];
         let mut report = Report::new(options, 2, &header);
         let engines = Engine::available(&mut report);
-        let sizes = if options.quick {
-            &QUICK_SIZES[..]
-        } else {
-            &SIZES[..]
-        };
-        for &len in sizes {
+        for &len in options.choose(&SIZES, &QUICK_SIZES) {
             for first in FIRST {
                 if let Some(why) = lacks_memory(len / 2 * 5) {
                     for &engine in &engines {

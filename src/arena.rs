@@ -139,8 +139,8 @@ impl Arena {
     /// Takes write permission from what was written since the last snapshot, most of it ahead of time and
     /// in slices, while writers on other threads run; then stops those that store for about a tenth of a
     /// millisecond. After that the first write to each page faults once and saves the page. The call takes
-    /// about 25 ms per GiB of resident memory that was written since, and one to three microseconds for each
-    /// separate run of written pages; more with busy writers. A program
+    /// about 20 ms per GiB of resident memory that was written since, and one to three microseconds for each
+    /// separate run of written pages and for each page copied since; more with busy writers. A program
     /// whose writing thread takes the snapshots itself is better off with [`prepare`](Self::prepare).
     ///
     /// # Errors

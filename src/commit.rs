@@ -69,7 +69,7 @@ impl Shared {
                 bytes: frames * self.page_size.bytes(),
                 source,
             })?;
-        self.store.prefault(FIRST_PREFAULT);
+        self.prefault(FIRST_PREFAULT);
         Ok(())
     }
 
@@ -147,6 +147,11 @@ impl Shared {
         (self.pages / 8).max(1024)
     }
 
+    /// Makes so many free frames resident: by calls, unless they would keep off who changes mappings.
+    pub fn prefault(&self, count: usize) {
+        self.store.prefault(count, !self.engine.splits_mappings());
+    }
+
     /// How many of the copies made since the last commit to compare with the arena before the snapshot that they
     /// were made for goes, or another comes: so that is known how many were of pages that were written.
     pub fn copies_to_compare(&self) -> usize {
@@ -157,10 +162,13 @@ impl Shared {
         (self.density.copies() as usize / 16).clamp(8, MOST)
     }
 
-    /// Compares so many copies with the arena.
+    /// Compares some more copies with the arena, those of these numbers; from number 0 on it is anew.
     pub fn compare_copies(&self, numbers: Range<usize>) {
+        if numbers.start == 0 && !numbers.is_empty() {
+            self.density.compare_anew();
+        }
         for number in numbers {
-            self.compare_a_copy((number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32);
+            self.compare_a_copy(number as u64 + 1);
         }
     }
 

@@ -29,6 +29,13 @@ struct Seen {
     last: u64,
 }
 
+impl Seen {
+    /// Pages written, when `share` of the copies made ahead were of such.
+    fn written(self, share: u64) -> u64 {
+        self.faults + self.copies.saturating_sub(self.faults) * share / WHOLE
+    }
+}
+
 pub(crate) struct Density {
     blocks: Zeroed<Counts>,
     /// Number of this interval: 1, 2, ... Those in which nothing was saved do not count.
@@ -114,7 +121,7 @@ impl Density {
             1 => {
                 let share = u64::from(self.ahead_before.load(Ordering::Relaxed));
                 Seen {
-                    last: seen.faults + seen.copies.saturating_sub(seen.faults) * share / WHOLE,
+                    last: seen.written(share),
                     ..Seen::default()
                 }
             }
@@ -132,9 +139,8 @@ impl Density {
         let end = (first + LARGE / SMALL).min(self.blocks.len());
         for block in first..end {
             let seen = self.decode(self.blocks[block].0.load(Ordering::Relaxed));
-            let ahead = seen.copies.saturating_sub(seen.faults) * share / WHOLE;
             let this = Block {
-                now: (seen.faults + ahead) as usize,
+                now: seen.written(share) as usize,
                 before: seen.last as usize,
             };
             large.now += this.now;
@@ -203,7 +209,7 @@ impl Density {
         if ahead == 0 {
             return 0;
         }
-        ((self.written() - faults.min(self.written())) * WHOLE / ahead).min(WHOLE)
+        (self.written().saturating_sub(faults) * WHOLE / ahead).min(WHOLE)
     }
 
     /// A new interval begins. Only with the arena's gate closed.

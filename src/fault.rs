@@ -16,6 +16,8 @@
 //! Who has to wait - for the gate, or for somebody else's claim - holds no claim, is not inside the
 //! gate, and starts again from the top.
 
+use std::ops::Range;
+
 use crate::options::Window;
 use crate::page::{PageIndex, PageRange};
 use crate::shared::Shared;
@@ -121,7 +123,7 @@ impl Shared {
     }
 
     /// The pages that a first write to `page`, which has been saved, deals with.
-    fn window_around(&self, page: PageIndex) -> std::ops::Range<usize> {
+    fn window_around(&self, page: PageIndex) -> Range<usize> {
         let saved = self.counters.saved_since_commit() + 1;
         let left = (self.pages as u64).saturating_sub(saved) as usize;
         if self.store.free() < left {
@@ -129,8 +131,7 @@ impl Shared {
             return page.get()..page.get() + 1;
         }
         if self.density.ahead() > 0 {
-            let random = saved.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-            self.compare_a_copy(random);
+            self.compare_a_copy(saved);
         }
         let (small, large) = self.density.around(page);
         let one_more = |block: Block| Block {
@@ -152,15 +153,16 @@ impl Shared {
         })
     }
 
-    /// Learns from one of the newest snapshot's copies whether its page was written since; not when that is an
+    /// Learns from one of the newest snapshot's copies, which one is as good as random for each `number`, whether its page was written since; not when that is an
     /// older one, which has copies from before, too. Async-signal-safe.
-    pub fn compare_a_copy(&self, random: u64) {
+    pub fn compare_a_copy(&self, number: u64) {
         let newest = self.newest();
         if newest != self.epoch() {
             return;
         }
         // Older snapshots' copies are passed over.
-        let mut tries = (0..4).map(|try_| random.wrapping_add(try_ * 0x9e37_79b9));
+        let random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let mut tries = (0..4).map(|time| random.wrapping_add(time * 0x9e37_79b9));
         if let Some(frame) = tries.find_map(|random| self.store.sample(random, newest.get())) {
             let differs = self.store.differs(frame, self.engine.memory());
             self.density.compared(differs);
@@ -291,6 +293,12 @@ impl<'a> Run<'a> {
         reached
     }
 
+    /// Grows over these pages, as far as nobody else has one.
+    fn grow_over(&mut self, pages: Range<usize>) {
+        self.grow_up(PageIndex::new(pages.end - 1));
+        self.grow_down(PageIndex::new(pages.start));
+    }
+
     /// Grows over the neighbours that had better be dealt with now.
     fn grow_to_window(&mut self) {
         let shared = self.shared;
@@ -298,9 +306,7 @@ impl<'a> Run<'a> {
             return;
         }
         let before = self.saved;
-        let chosen = shared.window_around(self.first);
-        self.grow_up(PageIndex::new(chosen.end - 1));
-        self.grow_down(PageIndex::new(chosen.start));
+        self.grow_over(shared.window_around(self.first));
         self.ahead += self.saved - before;
     }
 
@@ -312,9 +318,7 @@ impl<'a> Run<'a> {
             return;
         }
         let faults = shared.free_faults.fetch_add(1, Ordering::Relaxed);
-        let block = window::free_block(faults, self.first.get(), shared.pages);
-        self.grow_up(PageIndex::new(block.end - 1));
-        self.grow_down(PageIndex::new(block.start));
+        self.grow_over(window::free_block(faults, self.first.get(), shared.pages));
     }
 
     fn all_open(&self) -> bool {
@@ -393,7 +397,7 @@ impl<'a> Run<'a> {
                 .saved(self.at, self.range(), asked, self.ahead);
         }
         for page in self.range().iter() {
-            self.shared.table.release(page, self.epoch);
+            shared.table.release(page, self.epoch);
         }
     }
 }

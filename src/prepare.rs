@@ -171,9 +171,6 @@ impl Shared {
         if preparation.compared >= wanted {
             return false;
         }
-        if preparation.compared == 0 {
-            self.density.compare_anew();
-        }
         let first = preparation.compared;
         preparation.compared = wanted.min(first + COMPARED);
         self.compare_copies(first..preparation.compared);
@@ -189,7 +186,7 @@ impl Shared {
             return false;
         }
         preparation.frames = expected.min(preparation.frames + FRAMES);
-        self.store.prefault(preparation.frames);
+        self.prefault(preparation.frames);
         true
     }
 

@@ -34,7 +34,7 @@ impl Shared {
     ) -> Result<bool> {
         debug_assert!(offset + into.len() <= self.page_size.bytes());
         if page.get().is_multiple_of(REFILL_EVERY) && self.store.runs_short() {
-            self.store.prefault(REFILL as usize);
+            self.prefault(REFILL as usize);
         }
         loop {
             match self.find(snapshot, page)? {

@@ -24,11 +24,7 @@ impl Shared {
     pub fn release(&self, snapshot: &Live) {
         let _one_at_a_time = lock(&self.reclaim);
         if snapshot.epoch == self.newest() {
-            let wanted = self.copies_to_compare();
-            if wanted > 0 {
-                self.density.compare_anew();
-            }
-            self.compare_copies(0..wanted);
+            self.compare_copies(0..self.copies_to_compare());
         }
         let mut ledger = lock(&self.ledger);
         let Some(at) = ledger

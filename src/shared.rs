@@ -13,7 +13,7 @@ use crate::density::Density;
 use crate::dirty::DirtySet;
 use crate::gate::Gate;
 use crate::mappings::Mappings;
-use crate::options::{Engine, Options, Window};
+use crate::options::{Options, Window};
 use crate::page::{PageRange, PageSize};
 use crate::stats::{Counters, Stats};
 use crate::store::Store;
@@ -63,8 +63,7 @@ impl Shared {
             table: Table::new(pages)?,
             dirty: DirtySet::new(pages)?,
             density: Density::new(pages)?,
-            store: Store::new(page_size, pages, options.store_limit)
-                .prefaulted_by_call(options.engine != Engine::Mprotect),
+            store: Store::new(page_size, pages, options.store_limit),
             versions: Versions::new(pages)?,
             gate: Gate::new(),
             epoch: AtomicU64::new(0),

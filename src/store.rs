@@ -130,8 +130,6 @@ pub(crate) struct Store {
     /// The fresh frames below this one are resident.
     resident: AtomicU32,
     prefaulting: AtomicBool,
-    /// Whether they are made resident by calls that keep off who changes mappings.
-    by_call: bool,
     ready: FreeStack,
     in_use: AtomicU32,
     in_use_peak: AtomicU32,
@@ -213,16 +211,10 @@ impl Store {
             fresh: AtomicU32::new(0),
             resident: AtomicU32::new(0),
             prefaulting: AtomicBool::new(false),
-            by_call: false,
             ready: FreeStack::new(),
             in_use: AtomicU32::new(0),
             in_use_peak: AtomicU32::new(0),
         }
-    }
-
-    /// Frames are to be made resident by the faster way, since the engine changes no mappings.
-    pub fn prefaulted_by_call(self, by_call: bool) -> Self {
-        Self { by_call, ..self }
     }
 
     /// Takes a frame, or `None` when the limit leaves none. Async-signal-safe.
@@ -338,8 +330,9 @@ impl Store {
     }
 
     /// Sees to it that about `count` free frames are resident, outside the handler. Takes none of them, so
-    /// that a writer finds them all. While another thread does the same it returns at once.
-    pub fn prefault(&self, count: usize) {
+    /// that a writer finds them all. While another thread does the same it returns at once. `by_call`: see
+    /// [`Memory::populate`].
+    pub fn prefault(&self, count: usize, by_call: bool) {
         if self.prefaulting.swap(true, Ordering::Acquire) {
             return;
         }
@@ -356,7 +349,7 @@ impl Store {
             let last = PageIndex::new(slot.get() + count as usize - 1);
             segment
                 .memory
-                .populate(PageRange::new(slot, last), self.page_size, self.by_call);
+                .populate(PageRange::new(slot, last), self.page_size, by_call);
             first += count;
         }
         self.resident.fetch_max(end, Ordering::Relaxed);
@@ -481,7 +474,7 @@ mod tests {
     fn the_limit_holds_whatever_is_reserved_or_prefaulted() {
         let store = store(16, 5);
         store.reserve(1000).unwrap();
-        store.prefault(1000);
+        store.prefault(1000, true);
         let taken: Vec<Frame> = std::iter::from_fn(|| store.take()).collect();
         assert_eq!(taken.len(), 5);
         store.put(taken[0]);
@@ -494,7 +487,7 @@ mod tests {
     fn trimmed_frames_are_usable_again() {
         let store = store(8, 1000);
         store.reserve(100).unwrap();
-        store.prefault(40);
+        store.prefault(40, false);
         while store.trim(10) {}
         let taken: HashSet<Frame> = (0..100).map(|_| store.take().unwrap()).collect();
         assert_eq!(taken.len(), 100);

@@ -207,6 +207,25 @@ mod nested {
         NEXT.store(next + 1, Relaxed);
     }
 
+    /// Has `handler` store to these words at each SIGUSR1.
+    fn on_signals(handler: extern "C" fn(i32), words: *mut AtomicU64) {
+        WORDS.store(words, Relaxed);
+        let handler = handler as *const () as usize;
+        signals::install(
+            libc::SIGUSR1,
+            &signals::action(handler, libc::SA_RESTART, &[]),
+        );
+    }
+
+    /// The thread has to wait for the caller's to end.
+    fn keep_signalling(whom: libc::pthread_t, stop: &AtomicBool) {
+        while !stop.load(Relaxed) {
+            // SAFETY: the thread is there (this function's contract).
+            unsafe { libc::pthread_kill(whom, libc::SIGUSR1) };
+            thread::yield_now();
+        }
+    }
+
     #[test]
     fn stores_in_handler_and_code() {
         let ended = in_child("nested::stores_in_handler_and_code", |engine| {
@@ -215,12 +234,7 @@ mod nested {
             let mut arena = on(engine).build(PAGES as usize * page_size()).unwrap();
             let snapshotter = arena.snapshotter();
             let words = arena.atomic_u64();
-            WORDS.store(words.as_ptr().cast_mut(), Relaxed);
-            let handler = store as *const () as usize;
-            signals::install(
-                libc::SIGUSR1,
-                &signals::action(handler, libc::SA_RESTART, &[]),
-            );
+            on_signals(store, words.as_ptr().cast_mut());
             let stop = AtomicBool::new(false);
             let taken = AtomicU64::new(0);
             // SAFETY: no arguments.
@@ -234,13 +248,7 @@ mod nested {
                         taken.fetch_add(1, Relaxed);
                     });
                 });
-                scope.spawn(|| {
-                    while !stop.load(Relaxed) {
-                        // SAFETY: the thread waits for this one to end.
-                        unsafe { libc::pthread_kill(main, libc::SIGUSR1) };
-                        thread::yield_now();
-                    }
-                });
+                scope.spawn(|| keep_signalling(main, &stop));
                 let mut trail = Trail::new(words, BY_CODE);
                 while NEXT.load(Relaxed) < SIGNALS || taken.load(Relaxed) < SNAPSHOTS {
                     trail.step();
@@ -265,12 +273,7 @@ mod nested {
                 const ROUNDS: usize = 500;
                 let mut arena = on(engine).build(PAGES as usize * page_size()).unwrap();
                 let snapshotter = arena.snapshotter();
-                WORDS.store(arena.as_mut_ptr().cast(), Relaxed);
-                let handler = store as *const () as usize;
-                signals::install(
-                    libc::SIGUSR1,
-                    &signals::action(handler, libc::SA_RESTART, &[]),
-                );
+                on_signals(store, arena.as_mut_ptr().cast());
                 let stop = AtomicBool::new(false);
                 let taken = AtomicU64::new(0);
                 // SAFETY: no arguments.
@@ -282,13 +285,7 @@ mod nested {
                             taken.fetch_add(1, Relaxed);
                         });
                     });
-                    scope.spawn(|| {
-                        while !stop.load(Relaxed) {
-                            // SAFETY: the thread waits for this one to end.
-                            unsafe { libc::pthread_kill(main, libc::SIGUSR1) };
-                            thread::yield_now();
-                        }
-                    });
+                    scope.spawn(|| keep_signalling(main, &stop));
                     let mut round = 0;
                     while round < ROUNDS || taken.load(Relaxed) < 100 || NEXT.load(Relaxed) < 100 {
                         round += 1;
@@ -322,12 +319,7 @@ mod nested {
             const FORKS: usize = 300;
             let mut arena = on(engine).build(PAGES as usize * page_size()).unwrap();
             let snapshotter = arena.snapshotter();
-            WORDS.store(arena.as_mut_ptr().cast(), Relaxed);
-            let handler = count as *const () as usize;
-            signals::install(
-                libc::SIGUSR1,
-                &signals::action(handler, libc::SA_RESTART, &[]),
-            );
+            on_signals(count, arena.as_mut_ptr().cast());
             let stop = AtomicBool::new(false);
             let quiet = AtomicBool::new(false);
             // SAFETY: no arguments.

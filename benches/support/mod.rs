@@ -28,6 +28,11 @@ impl Options {
     pub fn repetitions(&self) -> usize {
         if self.quick { 5 } else { 9 }
     }
+
+    /// What is measured: all of it, or the short version.
+    pub fn choose<'a, T>(&self, all: &'a [T], quick: &'a [T]) -> &'a [T] {
+        if self.quick { quick } else { all }
+    }
 }
 
 /// The `main` of a benchmark.

@@ -1,0 +1,70 @@
+//! Guards, which hold pages outside the handler.
+
+use super::*;
+
+/// Who holds a guard stores without a fault, and a commit waits for it.
+#[test]
+fn guard_and_commit() {
+    model(2, || {
+        let shared = arena(1);
+        let first = shared.snapshot();
+        let taker = spawn(&shared, Shared::snapshot);
+        shared.begin_guard(PageRange::all(1));
+        assert!(
+            shared.engine.store(page(0), 0, 1),
+            "a page under a guard was armed"
+        );
+        assert!(
+            shared.engine.store(page(0), 0, 2),
+            "a page under a guard was armed"
+        );
+        shared.end_guard();
+        let second = taker.join().unwrap();
+        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
+        assert!([0, 2].contains(&shared.frozen(&second, 0).unwrap()));
+        shared.assert_settled();
+    });
+}
+
+/// Disarming pages that one has not claimed: a range is opened while another thread is in the middle of
+/// copying one of its pages, and then stored to.
+#[test]
+fn opened_range_and_copy_in_progress() {
+    model(3, || {
+        let shared = arena_with(2, 2, usize::MAX);
+        let snapshot = shared.snapshot();
+        let writer = spawn(&shared, |shared| shared.write(2, 1));
+        shared.begin_guard(PageRange::all(2));
+        assert!(shared.engine.store(page(1), 2, 3));
+        assert!(shared.engine.store(page(1), 3, 3));
+        shared.end_guard();
+        writer.join().unwrap();
+        assert_eq!(shared.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
+        assert_eq!(shared.store.in_use(), 2);
+        shared.assert_settled();
+    });
+}
+
+/// Two threads hold a guard each and begin one on the other's arena, while both arenas commit.
+#[test]
+fn guards_of_two_arenas_and_commits() {
+    model(1, || {
+        let arenas = [arena(1), arena(1)];
+        let takers: Vec<_> = arenas
+            .iter()
+            .map(|shared| spawn(shared, Shared::snapshot))
+            .collect();
+        let nested = |outer: &Arc<Shared>, inner: &Arc<Shared>| {
+            outer.begin_guard(PageRange::all(1));
+            inner.begin_guard(PageRange::all(1));
+            assert!(inner.engine.store(page(0), 0, 1));
+            inner.end_guard();
+            outer.end_guard();
+        };
+        nested(&arenas[0], &arenas[1]);
+        nested(&arenas[1], &arenas[0]);
+        for taker in takers {
+            taker.join().unwrap();
+        }
+    });
+}

@@ -1,0 +1,185 @@
+//! Snapshots that go: their copies, the chains these hang on, and the frames that they leave.
+
+use super::*;
+
+/// The handler publishes a copy for the newest snapshot while that one is being dropped: the copy must
+/// neither be lost to the older snapshot that needs it nor stay for ever.
+#[test]
+fn drop_and_publish() {
+    model(3, || {
+        let shared = arena(1);
+        let older = shared.snapshot();
+        let newest = shared.snapshot();
+        let dropper = spawn(&shared, move |shared| shared.release(&newest));
+        shared.write(0, 1);
+        dropper.join().unwrap();
+        assert_eq!(shared.frozen(&older, 0).unwrap(), 0);
+        assert_eq!(shared.store.in_use(), 1);
+        shared.release(&older);
+        assert_eq!(shared.store.in_use(), 0);
+        shared.assert_settled();
+    });
+}
+
+/// The same when nobody else needs the copy.
+#[test]
+fn drop_of_the_only_snapshot_and_publish() {
+    model(3, || {
+        let shared = arena(1);
+        let snapshot = shared.snapshot();
+        let dropper = spawn(&shared, move |shared| shared.release(&snapshot));
+        shared.write(0, 1);
+        dropper.join().unwrap();
+        assert_eq!(shared.store.in_use(), 0);
+        shared.assert_settled();
+    });
+}
+
+/// A reader walks a page's chain while a newer copy is unlinked and its frame used again elsewhere.
+#[test]
+fn reader_and_recycled_frame() {
+    model(2, || {
+        let shared = arena(2);
+        let older = shared.snapshot();
+        shared.write(0, 1);
+        let newer = shared.snapshot();
+        shared.write(0, 2);
+        shared.write(1, 8);
+        let reader = spawn(&shared, move |shared| {
+            assert_eq!(shared.frozen(&older, 0).unwrap(), 0);
+            assert_eq!(shared.frozen(&older, 1).unwrap(), 0);
+        });
+        shared.release(&newer);
+        let third = shared.snapshot();
+        shared.write(1, 9);
+        reader.join().unwrap();
+        assert_eq!(shared.frozen(&third, 1).unwrap(), 8);
+    });
+}
+
+/// Two snapshots go at once, on two threads, while a third needs what both hold.
+#[test]
+fn two_drops_at_once() {
+    model(2, || {
+        let shared = arena(1);
+        let first = shared.snapshot();
+        let second = shared.snapshot();
+        let third = shared.snapshot();
+        shared.write(0, 1);
+        let dropper = spawn(&shared, move |shared| shared.release(&third));
+        shared.release(&second);
+        dropper.join().unwrap();
+        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
+        assert_eq!(shared.store.in_use(), 1);
+        shared.release(&first);
+        assert_eq!(shared.store.in_use(), 0);
+    });
+}
+
+/// The newest snapshot is dropped while the next one is taken.
+#[test]
+fn drop_and_commit() {
+    model(2, || {
+        let shared = arena(1);
+        let first = shared.snapshot();
+        shared.write(0, 1);
+        let taker = spawn(&shared, Shared::snapshot);
+        shared.release(&first);
+        let second = taker.join().unwrap();
+        shared.write(0, 2);
+        assert_eq!(shared.frozen(&second, 0).unwrap(), 1);
+        assert_eq!(shared.store.in_use(), 1);
+        shared.assert_settled();
+    });
+}
+
+/// A frame is never handed out twice.
+#[test]
+fn frames_taken_and_put_back() {
+    model(3, || {
+        let shared = arena_with(2, 1, 3);
+        shared.store.reserve(3).unwrap();
+        let first = shared.store.take().unwrap();
+        let second = shared.store.take().unwrap();
+        shared.store.put(first);
+        shared.store.put(second);
+        let other = spawn(&shared, |shared| {
+            let frame = shared.store.take().unwrap();
+            shared.store.put(frame);
+            shared.store.take().unwrap()
+        });
+        let one = shared.store.take().unwrap();
+        let two = other.join().unwrap();
+        let three = shared.store.take().unwrap();
+        assert!(one != two && two != three && three != one);
+        assert!(shared.store.take().is_none());
+    });
+}
+
+/// The last snapshot goes and the store is trimmed, while the next one's writer needs the frame.
+#[test]
+fn trim_and_take() {
+    model(2, || {
+        let shared = arena(2);
+        let first = shared.snapshot();
+        shared.write(0, 1);
+        let dropper = spawn(&shared, move |shared| shared.release(&first));
+        let second = shared.snapshot();
+        dropper.join().unwrap();
+        let trimmer = spawn(&shared, |shared| shared.trim(0));
+        shared.write(0, 2);
+        shared.write(1, 3);
+        assert_eq!(shared.frozen(&second, 0).unwrap(), 1);
+        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
+        trimmer.join().unwrap();
+    });
+}
+
+/// A copy is taken off a page's chain while a newer one is put on it.
+#[test]
+fn unlink_and_push() {
+    model(3, || {
+        let shared = arena(1);
+        let older = shared.snapshot();
+        shared.write(0, 1);
+        let newer = shared.snapshot();
+        let writer = {
+            let newer = newer.clone();
+            spawn(&shared, move |shared| {
+                shared.write(0, 2);
+                assert_eq!(shared.frozen(&newer, 0).unwrap(), 1);
+            })
+        };
+        shared.release(&older);
+        writer.join().unwrap();
+        assert_eq!(shared.frozen(&newer, 0).unwrap(), 1);
+        assert_eq!(shared.store.in_use(), 1);
+        shared.release(&newer);
+        assert_eq!(shared.store.in_use(), 0);
+    });
+}
+
+/// A copy is inherited by an older snapshot, and a commit comes before it is on the heir's list.
+#[test]
+fn inheritance_and_commit() {
+    model(3, || {
+        let shared = arena(1);
+        let first = shared.snapshot();
+        let second = shared.snapshot();
+        shared.write(0, 1);
+        let taker = spawn(&shared, |shared| {
+            let third = shared.snapshot();
+            shared.write(0, 2);
+            third
+        });
+        shared.release(&second);
+        let third = taker.join().unwrap();
+        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
+        assert_eq!(shared.frozen(&third, 0).unwrap(), 1);
+        assert_eq!(shared.store.in_use(), 2);
+        shared.release(&first);
+        assert_eq!(shared.store.in_use(), 1);
+        shared.release(&third);
+        assert_eq!(shared.store.in_use(), 0);
+    });
+}
