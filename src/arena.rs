@@ -76,8 +76,9 @@ pub struct Snapshotter {
 ///
 /// Made by [`Arena::writable`]. Derefs to `[u8]`, so that system calls may write into it. It has to be
 /// dropped on the thread that made it. No snapshot of the arena is taken while it lives. One that is
-/// leaked (`mem::forget`) ends when the arena itself is next asked for a snapshot or a guard; until then
-/// snapshots by a [`Snapshotter`] wait, and fail with [`Error::GuardHeld`] on the thread that leaked it.
+/// leaked (`mem::forget`) ends when the arena itself is next asked for a snapshot or a guard, or is
+/// dropped; until then snapshots by a [`Snapshotter`] wait, and fail with [`Error::GuardHeld`] on the
+/// thread that leaked it.
 pub struct Writable<'a> {
     arena: &'a mut Arena,
     range: Range<usize>,
@@ -150,7 +151,7 @@ impl Arena {
     /// [`Error::GuardHeld`] when the calling thread holds a guard of another arena; [`Error::Reserve`] and
     /// [`Error::Protect`] when the system refuses. In each case nothing is armed and nothing lost.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        self.home.forget_leaked_guard();
+        self.home.end_guard();
         take_snapshot(&self.home)
     }
 
@@ -161,7 +162,7 @@ impl Arena {
     ///
     /// As [`snapshot`](Self::snapshot).
     pub fn prepare(&self) -> Result<Pending> {
-        self.home.forget_leaked_guard();
+        self.home.end_guard();
         Pending::new(&self.home)
     }
 
@@ -420,6 +421,7 @@ impl DerefMut for Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        self.home.end_guard();
         self.home.abandon();
     }
 }

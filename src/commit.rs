@@ -17,7 +17,7 @@ use crate::guard::{self, Guard};
 use crate::page::PageRange;
 use crate::shared::Shared;
 use crate::store::Frame;
-use crate::sync::{Arc, AtomicBool, MutexGuard, Ordering, lock, wait_on};
+use crate::sync::{Arc, AtomicBool, MutexGuard, Ordering, lock, wait_on, wait_on_for};
 use crate::sys::{self, ProtectError};
 use crate::table::Epoch;
 
@@ -45,19 +45,21 @@ pub(crate) struct Ledger {
     pub commits_waiting: usize,
 }
 
+/// Resident before the first snapshot, when nothing is known.
+const FEW_FRAMES: usize = 256;
 /// How many frames are made ready at once. More are, beside arming ahead.
 const FIRST_PREFAULT: usize = 64;
 
 impl Shared {
     /// Gets ready what a commit needs and what it would take long to get: address space for the
     /// copies, resident frames.
-    pub fn reserve(&self, _ledger: &Ledger) -> Result<()> {
+    pub fn reserve(&self, ledger: &Ledger) -> Result<()> {
         // Twice the pages: as many may be saved before the gate is closed, and as many after.
         let frames = self.pages * 2;
         self.store
             .reserve(frames)
             .or_else(|error| {
-                if !self.mappings.is_split() {
+                if !self.mappings.is_split() || ledger.guard.is_some() {
                     return Err(error);
                 }
                 // Armed as a whole the arena's mappings become one again, and others can be made. Later
@@ -74,21 +76,35 @@ impl Shared {
     }
 
     /// The ledger, once no guard lives.
-    pub fn ledger_without_guard(&self) -> Result<MutexGuard<'_, Ledger>> {
+    fn ledger_without_guard(&self) -> Result<MutexGuard<'_, Ledger>> {
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
         let mut ledger = lock(&self.ledger);
-        ledger.commits_waiting += 1;
         while ledger.guard.is_some() {
-            ledger = wait_on(&self.guard_gone, ledger);
-        }
-        ledger.commits_waiting -= 1;
-        if ledger.commits_waiting == 0 {
-            // New guards that stood back for this commit; they get the lock when it is done.
-            self.guard_gone.notify_all();
+            ledger = self.wait_for_guard(ledger, None);
         }
         Ok(ledger)
+    }
+
+    /// Waits until a guard ends, at most this many nanoseconds; may return early. New guards stand back
+    /// meanwhile. Not on a thread that holds a guard.
+    pub fn wait_for_guard<'a>(
+        &self,
+        mut ledger: MutexGuard<'a, Ledger>,
+        nanoseconds: Option<u64>,
+    ) -> MutexGuard<'a, Ledger> {
+        ledger.commits_waiting += 1;
+        let mut ledger = match nanoseconds {
+            Some(time) => wait_on_for(&self.guard_gone, ledger, time),
+            None => wait_on(&self.guard_gone, ledger),
+        };
+        ledger.commits_waiting -= 1;
+        if ledger.commits_waiting == 0 {
+            // For new guards that stood back. They get the lock when this thread is done with it.
+            self.guard_gone.notify_all();
+        }
+        ledger
     }
 
     /// Takes a snapshot of all pages: the second phase, a stop for who writes.
@@ -119,7 +135,6 @@ impl Shared {
             self.set_newest(epoch);
             self.half_armed.store(false, Ordering::Relaxed);
             self.mappings.reset();
-            self.free_faults.store(0, Ordering::Relaxed);
             self.density.next_interval();
         }
         self.gate.open();
@@ -131,15 +146,22 @@ impl Shared {
         Ok(snapshot)
     }
 
-    /// Arms a part of the dirty set, chosen once the gate is closed, and opens the gate again; returns
-    /// whether a writer slept meanwhile. No guard lives.
-    pub fn arm(&self, choose: impl FnOnce() -> Option<Slice>) -> Result<bool> {
+    /// Arms a part of the dirty set, chosen once the gate is closed, and opens the gate again. Returns
+    /// whether a writer slept meanwhile, and how long arming took in nanoseconds. No guard's page is in it.
+    pub fn arm(&self, choose: impl FnOnce() -> Option<Slice>) -> Result<(bool, u64)> {
         let masked = sys::signal::Masked::new();
         self.gate.close();
         let armed = self.arm_closed(choose());
         let waited_for = self.gate.open();
         drop(masked);
-        armed.map(|()| waited_for)
+        armed.map(|nanoseconds| (waited_for, nanoseconds))
+    }
+
+    /// How many frames the copies of the time after the next commit are expected to take: as many as were
+    /// used since the last one, and a few when nothing is known.
+    pub fn frames_expected(&self) -> usize {
+        let used = self.counters.saved_since_commit() as usize;
+        used.max((self.pages / 64).min(FEW_FRAMES)).min(self.pages)
     }
 
     /// Free frames whose memory is kept when the last snapshot goes.
@@ -172,14 +194,14 @@ impl Shared {
         }
     }
 
-    fn all_dirty(&self) -> Option<Slice> {
+    pub fn all_dirty(&self) -> Option<Slice> {
         self.dirty.slice(0, self.pages, self.pages)
     }
 
-    /// Arms a part of the dirty set. Gate closed and drained.
-    fn arm_closed(&self, slice: Option<Slice>) -> Result<()> {
+    /// Arms a part of the dirty set; returns how long that took in nanoseconds. Gate closed and drained.
+    fn arm_closed(&self, slice: Option<Slice>) -> Result<u64> {
         let Some(slice) = slice else {
-            return Ok(());
+            return Ok(0);
         };
         let begin = sys::clock::now();
         self.count_arming();
@@ -195,8 +217,11 @@ impl Shared {
         if self.engine.splits_mappings() {
             self.mappings.joined(slice.runs);
         }
-        self.counters.armed(sys::clock::since(begin));
-        Ok(())
+        // Blocks that are opened without a copy would undo what was armed.
+        self.free_faults.store(0, Ordering::Relaxed);
+        let took = sys::clock::since(begin);
+        self.counters.armed(took);
+        Ok(took)
     }
 
     /// Where each border of armed pages is one of mappings, by one call: what lies between and is armed already

@@ -118,6 +118,40 @@ impl DirtySet {
         Some(slice)
     }
 
+    /// As [`slice`](Self::slice), without the pages `kept`, which stay open and between two slices. Only
+    /// with the gate closed and drained.
+    pub fn slice_outside(
+        &self,
+        from: usize,
+        pages: usize,
+        runs: usize,
+        kept: Option<PageRange>,
+    ) -> Option<Slice> {
+        let slice = self.slice(from, pages, runs)?;
+        let Some(kept) = kept else {
+            return Some(slice);
+        };
+        let (start, end) = (slice.range.first().get(), kept.first().get());
+        if slice.range.last() < kept.first() || kept.last() < slice.range.first() {
+            return Some(slice);
+        }
+        let below = end.saturating_sub(start) - self.closed(start, end);
+        if below > 0 {
+            return self.slice(start, below, runs);
+        }
+        let beyond = kept.last().get() + 1;
+        if beyond >= self.pages {
+            return None;
+        }
+        if beyond > self.open_from() {
+            // Once bits say that these pages are open, what lies beyond may be armed.
+            let first = kept.first().max(PageIndex::new(self.open_from()));
+            self.add(PageRange::new(first, kept.last()));
+            self.open_from.store(beyond as u32, Ordering::Relaxed);
+        }
+        self.slice(beyond, pages, runs)
+    }
+
     /// The first run of open pages from `from` up to `last`, and the further ones that are at most `close` pages
     /// from the one before. Only with the gate closed.
     pub fn run_from(&self, from: usize, last: PageIndex, close: usize) -> Option<PageRange> {
@@ -397,6 +431,41 @@ mod tests {
             }
             prop_assert_eq!(model.range(from..).next(), None);
             prop_assert_eq!(set.slice(0, PAGES, PAGES), None);
+        }
+
+        /// Slice by slice around pages that stay open, also where nothing was ever armed.
+        #[test]
+        fn slices_leave_out_what_is_kept(
+            closed in 0usize..900,
+            opened in prop::collection::vec((0usize..900, 0usize..50), 0..8),
+            kept in (0usize..900, 1usize..200),
+            most in (1usize..300, 1usize..5),
+        ) {
+            const PAGES: usize = 900;
+            let set = DirtySet::new(PAGES).unwrap();
+            let mut model: BTreeSet<usize> = (0..PAGES).collect();
+            if closed > 0 {
+                set.remove(PageRange::new(page(0), page(closed - 1)));
+                model.retain(|at| *at >= closed);
+            }
+            for (first, more) in opened {
+                let last = (first + more).min(PAGES - 1);
+                set.add(PageRange::new(page(first), page(last)));
+                model.extend(first..=last);
+            }
+            let kept = kept.0..(kept.0 + kept.1).min(PAGES);
+            let outside = PageRange::new(page(kept.start), page(kept.end - 1));
+            let mut from = 0;
+            while let Some(slice) = set.slice_outside(from, most.0, most.1, Some(outside)) {
+                let (first, last) = (slice.range.first().get(), slice.range.last().get());
+                prop_assert!(last < kept.start || kept.end <= first);
+                prop_assert_eq!(slice.pages, model.range(first..=last).count());
+                set.remove(slice.range);
+                model.retain(|at| !(first..=last).contains(at));
+                from = last + 1;
+                prop_assert!((0..PAGES).all(|at| set.contains(page(at)) == model.contains(&at)));
+            }
+            prop_assert!(model.iter().all(|at| kept.contains(at)));
         }
     }
 }

@@ -83,6 +83,9 @@ impl Shared {
         let mut next = range.first().get();
         while next < end {
             let page = PageIndex::new(next);
+            // Claims are held outside the handler here: a signal handler that stores to a claimed page
+            // would wait for the thread that it interrupts.
+            let _masked = sys::signal::Masked::new();
             self.gate.enter();
             let Some(dealt) = self.table.try_claim(page) else {
                 self.gate.leave();

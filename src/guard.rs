@@ -5,67 +5,74 @@
 //! made to wait for another arena's either; only then does a new guard stand back for a commit that
 //! waits, so that a stream of guards cannot keep snapshots from happening.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+// Orders nothing, so it is plain in models too.
+use std::sync::Arc as PlainArc;
+use std::sync::atomic::AtomicBool as PlainBool;
 
+use crate::commit::Ledger;
 use crate::page::PageRange;
 use crate::shared::Shared;
-use crate::sync::{ThreadId, current_thread, lock, thread_local, wait_on};
-use crate::sys;
+use crate::sync::{Ordering, ThreadId, current_thread, lock, thread_local, wait_on};
 
 /// A guard that lives.
 pub(crate) struct Guard {
     pub owner: ThreadId,
     pub pages: PageRange,
+    /// For its thread to know when it ends, wherever that is.
+    lives: Lives,
 }
 
+/// Whether a guard lives, shared by the guard's arena and its thread. Changes under the ledger's lock.
+type Lives = PlainArc<PlainBool>;
+
 thread_local! {
+    /// The guards that this thread began, of any arena; some may have ended.
     #[allow(clippy::missing_const_for_thread_local, reason = "loom's macro has no const form")]
-    static HELD: Cell<usize> = Cell::new(0);
+    static BEGUN: RefCell<Vec<Lives>> = RefCell::new(Vec::new());
 }
 
 /// Whether the calling thread holds a guard of any arena.
 pub(crate) fn held_by_this_thread() -> bool {
-    HELD.with(|held| held.get() > 0)
+    let held = BEGUN.try_with(|begun| {
+        let mut begun = begun.borrow_mut();
+        begun.retain(|lives| lives.load(Ordering::Relaxed));
+        !begun.is_empty()
+    });
+    held.unwrap_or(false)
 }
 
 impl Shared {
     /// Keeps commits away until [`end_guard`](Self::end_guard) and makes the pages writable.
     pub fn begin_guard(&self, pages: PageRange) {
-        self.forget_leaked_guard();
+        let lives = Lives::new(PlainBool::new(true));
         let mut ledger = lock(&self.ledger);
+        // One that was leaked: the caller has a reference to the arena, which no guard in use would leave.
+        self.end_guard_in(&mut ledger);
         while ledger.commits_waiting > 0 && !held_by_this_thread() {
             ledger = wait_on(&self.guard_gone, ledger);
         }
         ledger.guard = Some(Guard {
             owner: current_thread(),
             pages,
+            lives: lives.clone(),
         });
         drop(ledger);
-        HELD.with(|held| held.set(held.get() + 1));
-
-        // Claims are held outside the handler here: a signal handler that stores to a claimed page
-        // would wait for the thread that it interrupts.
-        let masked = sys::signal::Masked::new();
+        // A thread that is about to end may have dropped its list, and then takes no snapshot either.
+        let _ = BEGUN.try_with(|begun| begun.borrow_mut().push(lives));
         self.make_writable(pages);
-        drop(masked);
     }
 
-    /// Ends a guard that was leaked. The caller has a reference to the arena, which no guard that is
-    /// still in use would let it have.
-    pub fn forget_leaked_guard(&self) {
-        let leaked = lock(&self.ledger).guard.take();
-        if let Some(guard) = leaked {
-            if guard.owner == current_thread() {
-                HELD.with(|held| held.set(held.get() - 1));
-            }
+    /// Ends the arena's guard, if there is one, and lets commits go on. On any thread: a guard that was
+    /// leaked ends when the arena is next used in a way that no guard in use would allow, or goes.
+    pub fn end_guard(&self) {
+        self.end_guard_in(&mut lock(&self.ledger));
+    }
+
+    fn end_guard_in(&self, ledger: &mut Ledger) {
+        if let Some(guard) = ledger.guard.take() {
+            guard.lives.store(false, Ordering::Relaxed);
             self.guard_gone.notify_all();
         }
-    }
-
-    /// Lets commits go on. On the thread that began the guard.
-    pub fn end_guard(&self) {
-        HELD.with(|held| held.set(held.get() - 1));
-        lock(&self.ledger).guard = None;
-        self.guard_gone.notify_all();
     }
 }

@@ -54,7 +54,7 @@ pub use options::{Engine, Window};
 #[cfg(not(loom))]
 pub use pages::{Page, Pages};
 #[cfg(not(loom))]
-pub use pending::Pending;
+pub use pending::{Left, Pending};
 #[cfg(not(loom))]
 pub use reader::SnapshotReader;
 #[cfg(not(loom))]

@@ -4,10 +4,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::guard;
 use crate::home::Home;
 use crate::options::Engine;
 use crate::prepare::Preparation;
 use crate::snapshot::Snapshot;
+use crate::sync::lock;
 use crate::sys::{self, signal::Refusal};
 
 /// A snapshot on its way.
@@ -25,10 +27,11 @@ use crate::sys::{self, signal::Refusal};
 /// let mut arena = pagecow::Arena::new(16 << 20)?;
 /// arena.fill(1);
 /// let mut pending = arena.prepare()?;
-/// while !pending.is_ready() {
+/// while !pending.is_ready() && !pending.is_stalled() {
 ///     pending.step(Duration::from_millis(1))?;
 ///     arena[0] += 1; // an event
 /// }
+/// println!("the commit will take about {:?}", pending.left().stop);
 /// let value = arena[0];
 /// let snapshot = pending.commit()?;
 /// arena[0] = 0;
@@ -44,39 +47,79 @@ pub struct Pending {
     preparation: Preparation,
 }
 
+/// What a commit would have to do now; from [`Pending::left`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Left {
+    /// Pages to arm: those written since they were last armed, and those never armed.
+    pub pages: usize,
+    /// Runs of neighbours that these are. With few pages in each, the runs cost most of the time.
+    pub runs: usize,
+    /// About how long writers would be stopped, from what the steps so far took.
+    pub stop: Duration,
+}
+
 impl Pending {
     pub(crate) fn new(home: &Arc<Home>) -> Result<Self> {
         check_handler(home)?;
-        let ledger = home.ledger_without_guard()?;
-        home.reserve(&ledger)?;
+        if guard::held_by_this_thread() {
+            return Err(Error::GuardHeld);
+        }
+        home.reserve(&lock(&home.ledger))?;
         Ok(Self {
             home: Arc::downgrade(home),
             preparation: Preparation::new(),
         })
     }
 
-    /// Arms ahead for about `budget`, or until little is left for the commit; call it again as long as the
-    /// commit is not due, to keep up with what is written. May take a slice (a fraction of a millisecond)
-    /// longer than the budget. Writers that fault meanwhile wait for a slice at most.
+    /// Arms ahead until little is left for the commit, further steps do not help, or about `budget` is used
+    /// up. Call it again until the commit is due, to keep up with what is written. May take a slice (a
+    /// fraction of a millisecond) longer than the budget. Writers that fault meanwhile wait for a slice
+    /// at most.
     ///
-    /// Does nothing while a [`writable`](crate::Arena::writable) guard lives.
+    /// Leaves out the pages of a [`writable`](crate::Arena::writable) guard that lives in another thread.
+    /// When no others are left, it waits for the guard to end, for as long as the budget lasts. Where the
+    /// system refuses to arm a part, it leaves the rest to the commit, which needs fewer mappings.
     ///
     /// # Errors
     ///
-    /// [`Error::ArenaDropped`]; [`Error::Protect`] when the system refuses, in which case nothing is lost.
+    /// [`Error::ArenaDropped`]; [`Error::GuardHeld`] when the calling thread holds a guard, for which it
+    /// would wait in vain.
     pub fn step(&mut self, budget: Duration) -> Result<()> {
         upgrade(&self.home)?.arm_ahead(&mut self.preparation, budget)
     }
 
-    /// Whether so little is left that [`commit`](Self::commit) will be short, or so many passes were made
-    /// that more would not help: a writer dirties pages as fast as they are armed. Also when the arena is
-    /// gone.
+    /// Whether so little is left, at most 512 pages in 32 runs, that [`commit`](Self::commit) will stop writers for
+    /// about a tenth of a millisecond. Writers may undo it at any time. Also when the arena is gone.
     pub fn is_ready(&self) -> bool {
-        upgrade(&self.home).map_or(true, |home| home.is_ready(&self.preparation))
+        upgrade(&self.home).map_or(true, |home| home.is_ready())
     }
 
-    /// Freezes the arena's bytes as they are now. Arms what is left; when [`is_ready`](Self::is_ready) was
-    /// true just before, that takes about a tenth of a millisecond.
+    /// Whether further steps would not help: pages are dirtied as fast as steps arm them, or the system
+    /// refuses to arm a part of the arena. That is so after passes over the arena in a row that found nearly
+    /// as much to arm as the one before. Commit all the same ([`left`](Self::left) says what that costs), give
+    /// it more time a step, or write less. May change with further steps.
+    pub fn is_stalled(&self) -> bool {
+        !self.is_ready() && self.preparation.is_stalled()
+    }
+
+    /// What [`commit`](Self::commit) would have to do now. Takes time for the pages that are left: some
+    /// nanoseconds for each run of them. Nothing is left when the arena is gone.
+    pub fn left(&self) -> Left {
+        let Ok(home) = upgrade(&self.home) else {
+            return Left::default();
+        };
+        let open = home.open_pages();
+        Left {
+            pages: open.pages,
+            runs: open.runs,
+            stop: Duration::from_nanos(self.preparation.stop_ns(open)),
+        }
+    }
+
+    /// Freezes the arena's bytes as they are now. Arms what is left: about a tenth of a millisecond when
+    /// [`is_ready`](Self::is_ready) was true just before, else up to 3 microseconds for each run of pages that
+    /// is left, and 20 ms for each GiB of them; [`left`](Self::left) estimates it.
     ///
     /// Waits while a [`writable`](crate::Arena::writable) guard lives in another thread.
     ///

@@ -1,13 +1,14 @@
 //! The first phase of a snapshot: arming ahead, slice by slice, while writers run.
 //!
-//! Taking write permission from a GiB takes tens of milliseconds, and whoever faults meanwhile waits. So
-//! most of it is done before the snapshot's instant: for each slice the gate is closed for a fraction of
-//! a millisecond and opened again, without an epoch. A store to a page that was armed ahead is a soft
-//! fault: the page needs no copy, it is disarmed and becomes dirty again. Passes over what became dirty are
-//! repeated until little is left, which the commit arms.
+//! Taking write permission from a GiB takes tens of milliseconds, and a writer that faults meanwhile
+//! waits. So most of it is done before the snapshot's instant: for each slice the gate is closed for a
+//! fraction of a millisecond and opened again, without an epoch. A store to a page that was armed ahead
+//! is a soft fault: the page needs no copy, it is disarmed and becomes dirty again. Passes over what
+//! became dirty are repeated until little is left, which the commit arms, or until they do not help.
 //!
-//! A slice is bounded by its pages, since arming costs time for each resident page, and by its runs, since
-//! each run is a mapping to be joined. Its size follows the time that slices take.
+//! A slice is bounded by its pages, since arming costs time for each resident page, and by its runs,
+//! since each run is a mapping that has to be joined. Its size follows the time that arming takes.
+//! The pages of a `writable` guard are left out.
 //!
 //! No new race comes with it: with the gate closed and drained nobody disarms, so after each slice the
 //! dirty set still says exactly what is open.
@@ -15,20 +16,28 @@
 use std::time::Duration;
 
 use crate::dirty::{DirtySet, Slice};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guard;
+use crate::page::PageRange;
 use crate::shared::Shared;
 use crate::sync::lock;
 use crate::sys;
 
-/// How long a slice may take: faulting writers wait for it.
+/// How long arming a slice may take: writers that fault wait for it.
 const SLICE_NS: std::ops::Range<u64> = 100_000..300_000;
 const LEAST_PAGES: usize = 64;
-/// Copies compared between two slices, and frames made resident: less than a slice's time each.
+/// Copies compared between two looks at the clock, and frames made resident.
 const COMPARED: usize = 128;
-const FRAMES: usize = 256;
-/// Resident before the first snapshot, when nothing is known.
-const FEW_FRAMES: usize = 256;
+const FRAMES: usize = 32;
+/// Joining a run of pages costs about as much time as arming so many pages.
+const RUN_COST: usize = 32;
+/// About how long arming one page takes, for when no slice was timed yet.
+const PAGE_NS: u64 = 100;
+/// About how long a commit stops writers when nothing is left to arm.
+const LEAST_STOP_NS: u64 = 20_000;
+/// After this many passes in a row that armed nearly as much as the one before, further ones do not
+/// help: pages are dirtied as fast as they are armed.
+const FRUITLESS: u32 = 2;
 use bounds::{FIRST_PAGES, MOST_PASSES, READY_PAGES, READY_RUNS, RUNS};
 
 #[cfg(not(loom))]
@@ -39,8 +48,8 @@ mod bounds {
     /// What may be left for the commit.
     pub const READY_PAGES: usize = 512;
     pub const READY_RUNS: usize = 32;
-    /// After so many passes the commit arms what is left, however much that is: no writer, however
-    /// fast, can keep a snapshot from happening.
+    /// One call begins no more passes than this, so that no writer, however fast, can keep a snapshot
+    /// from happening.
     pub const MOST_PASSES: u32 = 16;
 }
 
@@ -61,25 +70,69 @@ pub(crate) struct Preparation {
     next: usize,
     /// Passes begun.
     passes: u32,
-    /// Pages of the next slice.
+    /// Most pages of the next slice.
     pages: usize,
+    /// What this pass armed, and the one before: pages, and the pages that its runs cost.
+    armed: usize,
+    armed_before: usize,
+    /// Passes in a row that armed nearly as much as the one before.
+    fruitless: u32,
+    /// The system refused to arm a slice. It may still arm everything by one call.
+    refused: bool,
+    /// All slices: how long arming took in nanoseconds, and of how many pages, counted as `armed`.
+    arming_ns: u64,
+    arming_pages: u64,
     /// Copies of the time before that were compared with the arena.
     compared: usize,
     /// Frames that are resident for the copies of the time after the commit.
     frames: usize,
 }
 
-/// What a step did.
+/// What arming one slice came to.
 enum Armed {
-    /// Little enough was left that nothing was done.
+    /// Little enough is left that nothing was done.
     Ready,
-    /// A guard is alive, whose pages must stay open.
+    /// Nothing is left but the pages of a guard, for which the time allowed did not suffice.
     Guarded,
+    /// The system refused.
+    Refused,
     Slice {
         /// A writer slept meanwhile.
         waited_for: bool,
         nanoseconds: u64,
     },
+}
+
+/// What a commit would have to arm.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Open {
+    pub pages: usize,
+    pub runs: usize,
+}
+
+/// How long arming ahead may take.
+#[derive(Clone, Copy)]
+struct Budget {
+    begin: u64,
+    nanoseconds: u64,
+}
+
+impl Budget {
+    fn new(budget: Duration) -> Self {
+        Self {
+            begin: sys::clock::now(),
+            nanoseconds: u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn left(self) -> u64 {
+        self.nanoseconds
+            .saturating_sub(sys::clock::since(self.begin))
+    }
+
+    fn is_used_up(self) -> bool {
+        self.left() == 0
+    }
 }
 
 impl Preparation {
@@ -88,84 +141,135 @@ impl Preparation {
             next: 0,
             passes: 0,
             pages: FIRST_PAGES,
+            armed: 0,
+            armed_before: 0,
+            fruitless: 0,
+            refused: false,
+            arming_ns: 0,
+            arming_pages: 0,
             compared: 0,
             frames: 0,
         }
     }
 
-    /// The next slice of this pass, or the first of the next one.
-    fn choose(&mut self, dirty: &DirtySet) -> Option<Slice> {
+    /// The next slice of this pass, or the first of the next one, outside the pages `kept`. Only with the
+    /// gate closed and drained.
+    fn choose(&mut self, dirty: &DirtySet, kept: Option<PageRange>) -> Option<Slice> {
         let rest = (self.next > 0)
             // Ends where a block of the engine may end.
-            .then(|| dirty.slice(self.next, self.pages - self.next % self.pages, RUNS))
+            .then(|| {
+                let pages = self.pages - self.next % self.pages;
+                dirty.slice_outside(self.next, pages, RUNS, kept)
+            })
             .flatten();
         let slice = rest.or_else(|| {
-            self.passes += 1;
-            dirty.slice(0, self.pages, RUNS)
+            self.end_pass();
+            dirty.slice_outside(0, self.pages, RUNS, kept)
         });
         self.next = slice.map_or(0, |slice| slice.range.last().get() + 1);
         slice
     }
 
-    /// Slices get larger where they take little time, as in memory that was never touched.
-    fn adapt(&mut self, nanoseconds: u64) {
+    fn end_pass(&mut self) {
+        self.passes += 1;
+        if self.armed_before > 0 {
+            let fruitless = self.armed > self.armed_before / 4 * 3;
+            self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
+        }
+        self.armed_before = std::mem::take(&mut self.armed);
+    }
+
+    /// Notes how long arming a slice took. Slices get larger where that is little, as in memory that was
+    /// never touched.
+    fn adapt(&mut self, slice: Slice, nanoseconds: u64) {
+        let pages = slice.pages + slice.runs * RUN_COST;
+        self.armed += pages;
+        self.arming_pages += pages as u64;
+        self.arming_ns += nanoseconds;
         if nanoseconds < SLICE_NS.start {
             self.pages = self.pages.saturating_mul(2);
         } else if nanoseconds > SLICE_NS.end {
             self.pages = (self.pages / 2).max(LEAST_PAGES);
         }
     }
+
+    /// Whether further passes would not help, at the rate at which pages were dirtied so far.
+    pub fn is_stalled(&self) -> bool {
+        self.refused || self.fruitless >= FRUITLESS
+    }
+
+    /// About how long a commit would stop writers, in nanoseconds, from what slices took.
+    #[cfg(not(loom))]
+    pub fn stop_ns(&self, open: Open) -> u64 {
+        let pages = (open.pages + open.runs * RUN_COST) as u64;
+        let arming = match self.arming_pages {
+            0 => pages * PAGE_NS,
+            timed => (u128::from(pages) * u128::from(self.arming_ns) / u128::from(timed)) as u64,
+        };
+        LEAST_STOP_NS + arming
+    }
 }
 
 impl Shared {
-    /// Whether a commit would find little to arm, or passes are used up.
-    pub fn is_ready(&self, preparation: &Preparation) -> bool {
-        preparation.passes > MOST_PASSES || self.is_nearly_armed()
+    /// Whether a commit would find little to arm.
+    pub fn is_ready(&self) -> bool {
+        let rest = self.dirty.slice(0, READY_PAGES + 1, READY_RUNS + 1);
+        rest.is_none_or(|rest| rest.pages <= READY_PAGES && rest.runs <= READY_RUNS)
     }
 
-    fn is_nearly_armed(&self) -> bool {
-        let rest = self.dirty.slice(0, READY_PAGES, READY_RUNS);
-        rest.is_none_or(|rest| {
-            let end = rest.range.last().get() + 1;
-            self.dirty.slice(end, 1, 1).is_none()
+    /// What a commit would have to arm. A guess while pages are opened or armed.
+    #[cfg(not(loom))]
+    pub fn open_pages(&self) -> Open {
+        self.all_dirty().map_or_else(Open::default, |slice| Open {
+            pages: slice.pages,
+            runs: slice.runs,
         })
     }
 
-    /// Arms ahead until the commit has little left to do, or `budget` is used up. Gives faulting writers
-    /// room between slices. Returns at once while a guard lives.
+    /// Arms ahead until the commit has little left to do, further passes do not help, or `budget` is
+    /// used up. Gives writers that fault room between slices. Leaves the pages of a guard out; when there
+    /// are no others it waits for the guard to go.
     pub fn arm_ahead(&self, preparation: &mut Preparation, budget: Duration) -> Result<()> {
-        if preparation.passes > MOST_PASSES {
-            // Asked to go on all the same.
-            preparation.passes = 0;
+        let budget = Budget::new(budget);
+        if guard::held_by_this_thread() {
+            return Err(Error::GuardHeld);
         }
-        let begin = sys::clock::now();
-        let budget = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
+        // First all that takes time without arming: pages that are armed already would be written
+        // again meanwhile.
+        while self.look_back(preparation) || self.ready_frames(preparation) {
+            if budget.is_used_up() {
+                return Ok(());
+            }
+        }
+        preparation.refused = false;
+        let passes = preparation.passes;
         loop {
-            let more = self.look_back(preparation) | self.ready_frames(preparation);
-            match self.arm_slice(preparation)? {
-                Armed::Ready | Armed::Guarded if more => {}
-                Armed::Ready | Armed::Guarded => return Ok(()),
+            match self.arm_slice(preparation, budget)? {
+                Armed::Ready | Armed::Guarded | Armed::Refused => return Ok(()),
                 Armed::Slice {
                     waited_for,
                     nanoseconds,
                 } => {
-                    preparation.adapt(nanoseconds);
                     if waited_for {
-                        // Who waited runs now, and gets through its fault before the next slice. Not for
-                        // long: a soft fault costs a writer about what arming its page again costs us,
-                        // and with as much time as we take it would undo all that we do.
+                        // A writer that waited runs now, and gets through its fault before the next
+                        // slice. Not for long: a soft fault costs a writer about what arming its page
+                        // again costs us, and with as much time as we take it would undo all that we do.
                         sys::clock::sleep(nanoseconds.min(SLICE_NS.end) / 8);
                     }
                 }
             }
-            if sys::clock::since(begin) >= budget {
+            let passes = preparation.passes - passes;
+            if budget.is_used_up()
+                || passes > MOST_PASSES
+                || passes > FRUITLESS && preparation.is_stalled()
+            {
                 return Ok(());
             }
         }
     }
 
-    /// Compares some copies with the arena, until enough were to know how many of them were of pages that were
-    /// written. Returns whether it did anything.
+    /// Compares some copies with the arena, until enough were to know how many of them were of pages that
+    /// were written. Returns whether it did anything.
     fn look_back(&self, preparation: &mut Preparation) -> bool {
         let wanted = self.copies_to_compare();
         if preparation.compared >= wanted {
@@ -177,11 +281,10 @@ impl Shared {
         true
     }
 
-    /// Makes some more frames resident, until there are as many as were used since the last commit: as many
-    /// are expected to be used after the next one, and not next to none. Returns whether it did anything.
+    /// Makes some more frames resident, until the store has as many as are expected to be used. Returns
+    /// whether it did anything.
     fn ready_frames(&self, preparation: &mut Preparation) -> bool {
-        let used = self.counters.saved_since_commit() as usize;
-        let expected = used.max((self.pages / 64).min(FEW_FRAMES)).min(self.pages);
+        let expected = self.frames_expected();
         if preparation.frames >= expected {
             return false;
         }
@@ -191,23 +294,43 @@ impl Shared {
     }
 
     /// One slice.
-    fn arm_slice(&self, preparation: &mut Preparation) -> Result<Armed> {
-        let ledger = lock(&self.ledger);
-        if ledger.guard.is_some() || guard::held_by_this_thread() {
-            return Ok(Armed::Guarded);
+    fn arm_slice(&self, preparation: &mut Preparation, budget: Budget) -> Result<Armed> {
+        let mut ledger = lock(&self.ledger);
+        loop {
+            if self.is_ready() {
+                return Ok(Armed::Ready);
+            }
+            let kept = ledger.guard.as_ref().map(|guard| guard.pages);
+            let mut chosen = None;
+            let armed = self.arm(|| {
+                chosen = preparation.choose(&self.dirty, kept);
+                self.counters.passes(preparation.passes);
+                chosen
+            });
+            let (waited_for, nanoseconds) = match armed {
+                Ok(done) => done,
+                Err(Error::Protect { .. }) => {
+                    // Slices split mappings, and one call over everything does not: the commit's part.
+                    preparation.refused = true;
+                    return Ok(Armed::Refused);
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some(slice) = chosen {
+                preparation.adapt(slice, nanoseconds);
+                return Ok(Armed::Slice {
+                    waited_for,
+                    nanoseconds,
+                });
+            }
+            if ledger.guard.is_none() {
+                return Ok(Armed::Ready);
+            }
+            let left = budget.left();
+            if left == 0 {
+                return Ok(Armed::Guarded);
+            }
+            ledger = self.wait_for_guard(ledger, Some(left));
         }
-        if self.is_ready(preparation) {
-            return Ok(Armed::Ready);
-        }
-        let begin = sys::clock::now();
-        let waited_for = self.arm(|| {
-            let slice = preparation.choose(&self.dirty);
-            self.counters.passes(preparation.passes);
-            slice
-        })?;
-        Ok(Armed::Slice {
-            waited_for,
-            nanoseconds: sys::clock::since(begin),
-        })
     }
 }

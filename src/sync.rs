@@ -35,6 +35,18 @@ pub(crate) fn wait_on<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> Mut
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// As [`wait_on`], for at most this many nanoseconds (in models: for as long as it takes).
+pub(crate) fn wait_on_for<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    nanoseconds: u64,
+) -> MutexGuard<'a, T> {
+    condvar
+        .wait_timeout(guard, std::time::Duration::from_nanos(nanoseconds))
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .0
+}
+
 /// How often a waiter looks again before it sleeps. The one waited for needs a few microseconds when it
 /// runs; with few cores it may not be running, so the spin is short.
 #[cfg(not(loom))]

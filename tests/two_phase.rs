@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{for_each_engine, page_by_page, page_size};
+use common::{expect_bytes, for_each_engine, in_child, page_by_page, page_size};
 use pagecow::{Arena, Engine, Error, Pending};
 
 const PAGES: usize = 4096;
@@ -112,23 +112,191 @@ fn what_nobody_wrote_stays_armed() {
 }
 
 #[test]
-fn steps_keep_off_a_guard_and_the_pending_may_outlive_its_arena() {
+fn the_pending_may_outlive_its_arena() {
+    for_each_engine(|engine| {
+        let arena = filled(engine, 1);
+        let mut pending = arena.prepare().unwrap();
+        drop(arena);
+        assert!(pending.is_ready() && !pending.is_stalled());
+        assert_eq!(pending.left().pages, 0);
+        let step = pending.step(Duration::ZERO);
+        assert!(matches!(step, Err(Error::ArenaDropped)));
+        assert!(matches!(pending.commit(), Err(Error::ArenaDropped)));
+    });
+}
+
+#[test]
+fn a_step_under_a_guard_of_the_same_thread_is_refused() {
     for_each_engine(|engine| {
         let mut arena = filled(engine, 1);
         let mut pending = arena.prepare().unwrap();
-        let faults = arena.stats().faults;
-        let mut part = arena.writable(..).unwrap();
-        pending.step(Duration::MAX).unwrap();
-        part.fill(2);
+        let part = arena.writable(..1).unwrap();
+        let step = pending.step(Duration::ZERO);
+        assert!(matches!(step, Err(Error::GuardHeld)));
         drop(part);
-        assert_eq!(arena.stats().faults, faults);
-        drop(arena);
-        assert!(pending.is_ready());
-        assert!(matches!(
-            pending.step(Duration::ZERO),
-            Err(Error::ArenaDropped)
-        ));
-        assert!(matches!(pending.commit(), Err(Error::ArenaDropped)));
+        pending.step(Duration::ZERO).unwrap();
+    });
+}
+
+/// The rest is armed beside the guard, also where nothing was ever armed.
+#[test]
+fn steps_leave_out_the_pages_of_a_guard() {
+    let ended = in_child("steps_leave_out_the_pages_of_a_guard", |engine| {
+        let page = page_size();
+        for armed_before in [false, true] {
+            for guarded in [0..1, 700..705, PAGES - 1..PAGES] {
+                let mut arena = filled(engine, 1);
+                if armed_before {
+                    drop(arena.snapshot().unwrap());
+                    arena.fill(1);
+                }
+                let faults = arena.stats().faults;
+                let snapshotter = arena.snapshotter();
+                let bytes = guarded.start * page..guarded.end * page;
+                let mut part = arena.writable(bytes.clone()).unwrap();
+                let stepper = std::thread::spawn(move || {
+                    let mut pending = snapshotter.prepare().unwrap();
+                    let taken = steps(&mut pending, |_| ());
+                    assert!(taken > 0);
+                    // Also when little else is left.
+                    pending.step(Duration::ZERO).unwrap();
+                    pending
+                });
+                let pending = stepper.join().unwrap();
+                let left = pending.left();
+                assert!(left.pages <= 512 && left.runs <= 32, "{left:?}");
+                part.fill(2);
+                drop(part);
+                arena.check_invariants().unwrap();
+                assert_eq!(arena.stats().faults, faults);
+                let snapshot = pending.commit().unwrap();
+                let wanted = arena.to_vec();
+                arena.fill(9);
+                expect_bytes(&snapshot, &wanted);
+                arena.check_invariants().unwrap();
+            }
+        }
+    });
+    ended.expect_finished();
+}
+
+/// One guard after the other, on one page, while snapshots are taken.
+#[test]
+fn a_stream_of_guards_leaves_little_for_the_commit() {
+    let ended = in_child(
+        "a_stream_of_guards_leaves_little_for_the_commit",
+        |engine| {
+            let mut arena = filled(engine, 1);
+            let snapshotter = arena.snapshotter();
+            let taker = std::thread::spawn(move || {
+                let mut pending = snapshotter.prepare().unwrap();
+                while !pending.is_ready() && !pending.is_stalled() {
+                    pending.step(Duration::MAX).unwrap();
+                }
+                let left = pending.left();
+                (left, pending.commit().unwrap())
+            });
+            while !taker.is_finished() {
+                arena.writable(5..6).unwrap()[0] ^= 1;
+            }
+            let (left, snapshot) = taker.join().unwrap();
+            assert!(left.pages <= 512, "{left:?}");
+            drop(snapshot);
+            arena.check_invariants().unwrap();
+        },
+    );
+    ended.expect_finished();
+}
+
+#[test]
+fn a_step_waits_for_a_guard_over_everything_as_long_as_it_may() {
+    let test = "a_step_waits_for_a_guard_over_everything_as_long_as_it_may";
+    let ended = in_child(test, |engine| {
+        let mut arena = filled(engine, 1);
+        let snapshotter = arena.snapshotter();
+        let part = arena.writable(..).unwrap();
+        let (ask, asked) = std::sync::mpsc::channel();
+        let stepper = std::thread::spawn(move || {
+            let mut pending = snapshotter.prepare().unwrap();
+            pending.step(Duration::from_millis(1)).unwrap();
+            assert!(!pending.is_ready() && !pending.is_stalled());
+            assert_eq!(pending.left().pages, PAGES);
+            ask.send(()).unwrap();
+            pending.step(Duration::MAX).unwrap();
+            assert!(pending.is_ready());
+        });
+        asked.recv().unwrap();
+        drop(part);
+        stepper.join().unwrap();
+        arena.check_invariants().unwrap();
+    });
+    ended.expect_finished();
+}
+
+/// Stores `count` times to one page of each so many that `next` chooses.
+fn scatter(arena: &mut Arena, next: &mut u64, count: usize) {
+    let page = arena.page_size();
+    for _ in 0..count {
+        *next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        arena[(*next >> 33) as usize % PAGES * page] ^= 1;
+    }
+}
+
+/// A slice has 64 runs; a loop that writes more than that between slices never gets through.
+#[test]
+fn ready_means_that_little_is_left_and_stalled_that_it_stays_so() {
+    for_each_engine(|engine| {
+        let mut arena = filled(engine, 1);
+        let mut random = 1;
+        let mut pending = arena.prepare().unwrap();
+        let mut steps = 0;
+        while !pending.is_stalled() {
+            assert!(!pending.is_ready() || pending.left().runs <= 32);
+            pending.step(Duration::ZERO).unwrap();
+            scatter(&mut arena, &mut random, 400);
+            steps += 1;
+            assert!(steps < 100_000, "neither ready nor stalled");
+        }
+        let left = pending.left();
+        assert!(left.runs > 32 || left.pages > 512, "{left:?}");
+        assert!(left.stop > Duration::ZERO);
+        // It is ready once the loop writes less, however many steps were made before.
+        let mut steps = 0;
+        while !pending.is_ready() {
+            pending.step(Duration::ZERO).unwrap();
+            scatter(&mut arena, &mut random, 4);
+            steps += 1;
+            assert!(steps < 100_000, "not ready");
+        }
+        assert!(!pending.is_stalled());
+        let left = pending.left();
+        assert!(left.pages <= 512 && left.runs <= 32, "{left:?}");
+        drop(pending.commit().unwrap());
+        arena.check_invariants().unwrap();
+    });
+}
+
+/// With no snapshot alive a fault opens up to 512 pages, but not of what was just armed.
+#[test]
+fn a_soft_fault_while_arming_opens_one_page() {
+    for_each_engine(|engine| {
+        let mut arena = filled(engine, 1);
+        drop(arena.snapshot().unwrap());
+        let page = arena.page_size();
+        let faults = arena.stats().faults;
+        for index in 0..PAGES {
+            arena[index * page] = 2;
+        }
+        let faults = arena.stats().faults - faults;
+        assert!(
+            faults < PAGES as u64 / 2,
+            "blocks were not opened: {faults} faults"
+        );
+        let mut pending = arena.prepare().unwrap();
+        steps(&mut pending, |_| ());
+        let left = pending.left().pages;
+        arena[PAGES / 2 * page] = 3;
+        assert!(pending.left().pages <= left + 1);
     });
 }
 

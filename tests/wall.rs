@@ -103,6 +103,26 @@ fn with_few_mappings_left_and_armed_before_anything_was_written() {
     ended.expect_finished();
 }
 
+/// Arming a slice needs a mapping more, and arming everything needs none.
+#[test]
+fn a_snapshot_with_no_mapping_left() {
+    let ended = on_mprotect("a_snapshot_with_no_mapping_left", |builder| {
+        let (mut arena, before) = patterned(builder, LEN / page_size());
+        let mut pending = arena.prepare().unwrap();
+        let filler = mappings::leave_none();
+        pending.step(std::time::Duration::MAX).unwrap();
+        assert!(!pending.is_ready() && pending.is_stalled());
+        assert_eq!(pending.left().pages, LEN / page_size());
+        drop(pending);
+        let snapshot = arena.snapshot().unwrap();
+        drop(filler);
+        arena.check_invariants().unwrap();
+        arena.fill(0xff);
+        expect_bytes(&snapshot, &before);
+    });
+    ended.expect_finished();
+}
+
 /// No page is open, so there is no neighbour to join: all that is left goes at once.
 #[test]
 fn with_no_mapping_left_and_no_open_page() {
