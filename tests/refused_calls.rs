@@ -142,7 +142,7 @@ fn afterwards() -> [Step; 4] {
 fn live(builder: ArenaBuilder, told: bool) {
     let build = || {
         let builder = builder.clone();
-        watch(|| Model::new(builder, Window::default(), BLOCKS * block(), true))
+        watch(|| Model::new(builder, Window::default(), BLOCKS * block(), false))
     };
     let mut model = build().unwrap_or_else(|error| {
         assert!(has_refused(), "{error}");
