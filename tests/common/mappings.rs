@@ -46,6 +46,28 @@ pub fn page_tables() -> usize {
     kib << 10
 }
 
+/// How many of `bytes` are in huge pages.
+pub fn in_huge_pages(bytes: &[u8]) -> usize {
+    let (start, end) = (bytes.as_ptr() as usize, bytes.as_ptr_range().end as usize);
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    let mut kib = 0;
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap();
+        let number = |hex| usize::from_str_radix(hex, 16).ok();
+        let range = first
+            .split_once('-')
+            .and_then(|(from, to)| Some(number(from)?..number(to)?));
+        if let Some(range) = range {
+            inside = range.start < end && start < range.end;
+        } else if inside && first == "AnonHugePages:" {
+            kib += words.next().unwrap().parse::<usize>().unwrap();
+        }
+    }
+    kib << 10
+}
+
 /// Has the kernel give this process no huge pages, which would make neighbours of what is touched resident.
 pub fn forbid_huge_pages() {
     // SAFETY: numbers only.

@@ -17,6 +17,7 @@ use pagecow::{Arena, ArenaBuilder, Engine, Snapshot};
 
 pub mod engines;
 pub mod mappings;
+pub mod model;
 pub mod signals;
 
 pub use engines::{engines, for_each_engine, on, page_by_page};
@@ -132,6 +133,11 @@ fn set_alarm() {
     unsafe { libc::alarm(ALARM) };
 }
 
+fn clear_alarm() {
+    // SAFETY: ends a timer.
+    unsafe { libc::alarm(0) };
+}
+
 fn no_core_dumps() {
     let none = libc::rlimit {
         rlim_cur: 0,
@@ -181,16 +187,33 @@ pub fn end_of_fork(life: impl FnOnce()) -> ! {
 /// Waits for a forked child, which must have ended well.
 #[track_caller]
 pub fn expect_child_ended_well(child: libc::pid_t) {
+    let status = wait_for(child);
+    assert!(status.success(), "the forked child: {status}");
+}
+
+fn wait_for(child: libc::pid_t) -> ExitStatus {
     let mut status = 0;
     // SAFETY: `status` is writable.
     let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
     assert_eq!(waited, child);
-    assert_eq!(
-        status,
-        0,
-        "the forked child: {}",
-        ExitStatus::from_raw(status)
-    );
+    ExitStatus::from_raw(status)
+}
+
+/// How `life` ends in a forked child: with the code that it returns, unless it panics or is killed. For
+/// scenarios of many lives: the caller's alarm begins again.
+pub fn end_of_forked(life: impl FnOnce() -> i32) -> ExitStatus {
+    // A child that hangs is ended by its own.
+    clear_alarm();
+    let ended = match fork() {
+        Forked::Child => {
+            let code = life();
+            // SAFETY: ends the process without running what the parent registered.
+            unsafe { libc::_exit(code) }
+        }
+        Forked::Parent(child) => wait_for(child),
+    };
+    set_alarm();
+    ended
 }
 
 pub fn page_size() -> usize {

@@ -1,0 +1,392 @@
+//! A model of an arena and its snapshots: plain vectors, cloned at each snapshot, and the steps that change both.
+
+use std::fmt;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::time::Duration;
+
+use pagecow::{Arena, ArenaBuilder, Error, Pending, Snapshot, Window};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::engines::engines;
+use super::page_size;
+
+/// Places are given in 1/1000 of the arena.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Store `len` bytes of `value`.
+    Write {
+        at: usize,
+        len: usize,
+        value: u8,
+    },
+    /// The same through a `writable` guard.
+    WriteGuarded {
+        at: usize,
+        len: usize,
+        value: u8,
+    },
+    /// The same by `read_from`.
+    ReadFrom {
+        at: usize,
+        len: usize,
+        value: u8,
+    },
+    Snapshot,
+    /// Begin a snapshot in two phases, instead of one that is on its way.
+    Prepare,
+    /// Arm a slice ahead for the one that is on its way.
+    ArmAhead,
+    /// Commit the one that is on its way, or a new one.
+    Commit,
+    /// Drop one of the live snapshots.
+    Drop {
+        which: usize,
+    },
+    ReadAt {
+        which: usize,
+        at: usize,
+        len: usize,
+    },
+    Stream {
+        which: usize,
+        at: usize,
+    },
+    Page {
+        which: usize,
+        index: usize,
+    },
+    ChangedSince {
+        which: usize,
+        older: usize,
+    },
+}
+
+pub fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    vec(step(), 1..most)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let at = 0usize..1000;
+    let len = prop_oneof![4 => 1usize..64, 1 => 1usize..100_000];
+    let which = 0usize..16;
+    let write = (at.clone(), len.clone(), any::<u8>());
+    prop_oneof![
+        8 => write.clone().prop_map(|(at, len, value)| Step::Write { at, len, value }),
+        2 => write.clone().prop_map(|(at, len, value)| Step::WriteGuarded { at, len, value }),
+        1 => write.prop_map(|(at, len, value)| Step::ReadFrom { at, len, value }),
+        4 => Just(Step::Snapshot),
+        1 => Just(Step::Prepare),
+        2 => Just(Step::ArmAhead),
+        1 => Just(Step::Commit),
+        3 => which.clone().prop_map(|which| Step::Drop { which }),
+        3 => (which.clone(), at.clone(), len)
+            .prop_map(|(which, at, len)| Step::ReadAt { which, at, len }),
+        1 => (which.clone(), at.clone()).prop_map(|(which, at)| Step::Stream { which, at }),
+        2 => (which.clone(), at).prop_map(|(which, index)| Step::Page { which, index }),
+        2 => (which.clone(), which).prop_map(|(which, older)| Step::ChangedSince { which, older }),
+    ]
+}
+
+pub fn engine() -> impl Strategy<Value = pagecow::Engine> {
+    select(engines())
+}
+
+pub fn window() -> impl Strategy<Value = Window> {
+    prop_oneof![
+        Just(Window::Page),
+        (1usize..64).prop_map(Window::Fixed),
+        Just(Window::default()),
+        (1usize..200, 1.0f64..20.0).prop_map(|(max_pages, max_ratio)| Window::Adaptive {
+            max_pages,
+            max_ratio,
+        }),
+    ]
+}
+
+/// So many cases on each engine.
+pub fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases: cases * engines().len() as u32,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+/// A snapshot and what it must read.
+struct Frozen {
+    snapshot: Snapshot,
+    bytes: Vec<u8>,
+    /// Its number: how many snapshots had been taken.
+    number: u64,
+    /// Whether it may say that it has failed.
+    may_fail: bool,
+}
+
+impl Frozen {
+    fn has_failed(&self) -> bool {
+        self.snapshot.stats().failed
+    }
+
+    /// What it was asked is exact, or it says that it has failed, where that may be.
+    fn expect<T: PartialEq>(&self, result: Result<T, impl fmt::Debug>, wanted: T) {
+        match result {
+            Ok(value) => {
+                assert!(value == wanted, "a wrong byte in {:?}", self.snapshot);
+                assert!(!self.has_failed(), "{:?} can be read", self.snapshot);
+            }
+            Err(error) => assert!(self.may_fail && self.has_failed(), "{error:?}"),
+        }
+    }
+
+    fn expect_bytes(&self, range: Range<usize>) {
+        let mut read = vec![0; range.len()];
+        let result = self.snapshot.read_at(range.start, &mut read);
+        self.expect(result.map(|()| &read[..]), &self.bytes[range]);
+    }
+}
+
+pub struct Model {
+    arena: Arena,
+    /// What the arena must hold.
+    bytes: Vec<u8>,
+    live: Vec<Frozen>,
+    pending: Option<Pending>,
+    taken: u64,
+    /// For each page, how many snapshots had been taken when it was last made writable.
+    opened: Vec<u64>,
+    /// For each page, the same for each time that it was.
+    history: Vec<Vec<u64>>,
+    /// Copies that cannot be done without.
+    copies: u64,
+    /// Copies that had been made at the last snapshot.
+    saved_before: u64,
+    window: Window,
+    /// Whether snapshots may say that they have failed.
+    may_fail: bool,
+}
+
+impl Model {
+    pub fn new(
+        builder: ArenaBuilder,
+        window: Window,
+        pages: usize,
+        may_fail: bool,
+    ) -> Result<Self, Error> {
+        let len = pages * page_size();
+        Ok(Self {
+            arena: builder.window(window).build(len)?,
+            bytes: vec![0; len],
+            live: Vec::new(),
+            pending: None,
+            taken: 0,
+            opened: vec![0; pages],
+            history: vec![Vec::new(); pages],
+            copies: 0,
+            saved_before: 0,
+            window,
+            may_fail,
+        })
+    }
+
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    fn pages(&self) -> usize {
+        self.opened.len()
+    }
+
+    fn range(&self, at: usize, len: usize) -> Range<usize> {
+        let start = at * self.bytes.len() / 1000;
+        start..(start + len).min(self.bytes.len())
+    }
+
+    /// Notes that `range` was filled, which made its pages writable.
+    fn written(&mut self, range: &Range<usize>, value: u8) {
+        self.bytes[range.clone()].fill(value);
+        let page = page_size();
+        for index in range.start / page..=(range.end - 1) / page {
+            let newest = self.live.iter().map(|frozen| frozen.number).max();
+            self.copies += u64::from(newest.is_some_and(|newest| newest > self.opened[index]));
+            self.opened[index] = self.taken;
+            self.history[index].push(self.taken);
+        }
+    }
+
+    /// The pages that were ever written, as ranges of bytes. Others are left alone by checks in between, since
+    /// looking at memory makes it resident.
+    fn ever_written(&self) -> Vec<Range<usize>> {
+        let pages: Vec<usize> = (0..self.pages())
+            .filter(|page| !self.history[*page].is_empty())
+            .collect();
+        pages
+            .chunk_by(|a, b| a + 1 == *b)
+            .map(|run| run[0] * page_size()..(run[run.len() - 1] + 1) * page_size())
+            .collect()
+    }
+
+    fn pick(&self, which: usize) -> Option<&Frozen> {
+        (!self.live.is_empty()).then(|| &self.live[which % self.live.len()])
+    }
+
+    /// Takes a step. An error is one of taking a snapshot; nothing has changed then, and the step may be taken
+    /// again.
+    pub fn apply(&mut self, step: &Step) -> Result<(), Error> {
+        match *step {
+            Step::Write { at, len, value } => {
+                let range = self.range(at, len);
+                self.arena[range.clone()].fill(value);
+                self.written(&range, value);
+            }
+            Step::WriteGuarded { at, len, value } => {
+                let range = self.range(at, len);
+                let faults = self.arena.stats().faults;
+                let mut part = self.arena.writable(range.clone()).unwrap();
+                part.fill(value);
+                drop(part);
+                assert_eq!(self.arena.stats().faults, faults);
+                self.written(&range, value);
+            }
+            Step::ReadFrom { at, len, value } => {
+                let range = self.range(at, len);
+                let source = io::repeat(value).take(range.len() as u64);
+                let read = self.arena.read_from(range.start.., source).unwrap();
+                assert_eq!(read, range.len());
+                self.written(&range, value);
+            }
+            Step::Snapshot => {
+                let saved = self.arena.stats().pages_saved;
+                let snapshot = self.arena.snapshot()?;
+                self.taken(snapshot, saved);
+            }
+            Step::Prepare => self.pending = Some(self.arena.prepare()?),
+            Step::ArmAhead => {
+                if let Some(pending) = &mut self.pending {
+                    pending.step(Duration::ZERO)?;
+                }
+            }
+            Step::Commit => {
+                let saved = self.arena.stats().pages_saved;
+                let pending = match self.pending.take() {
+                    Some(pending) => pending,
+                    None => self.arena.prepare()?,
+                };
+                let snapshot = pending.commit()?;
+                self.taken(snapshot, saved);
+            }
+            Step::Drop { which } => {
+                if !self.live.is_empty() {
+                    let frozen = self.live.swap_remove(which % self.live.len());
+                    for range in self.ever_written() {
+                        frozen.expect_bytes(range);
+                    }
+                }
+            }
+            Step::ReadAt { which, at, len } => {
+                if let Some(frozen) = self.pick(which) {
+                    frozen.expect_bytes(self.range(at, len));
+                }
+            }
+            Step::Stream { which, at } => {
+                let start = self.range(at, 1).start;
+                if let Some(frozen) = self.pick(which) {
+                    let mut reader = frozen.snapshot.reader();
+                    reader.seek(SeekFrom::Start(start as u64)).unwrap();
+                    let mut read = Vec::new();
+                    let result = reader.read_to_end(&mut read);
+                    frozen.expect(result.map(|_| &read[..]), &frozen.bytes[start..]);
+                }
+            }
+            Step::Page { which, index } => {
+                let (page, index) = (page_size(), index % self.pages());
+                if let Some(frozen) = self.pick(which) {
+                    let result = frozen.snapshot.page(index);
+                    let wanted = frozen.bytes[index * page..][..page].to_vec();
+                    frozen.expect(result.map(|page| page.bytes().to_vec()), wanted);
+                }
+            }
+            Step::ChangedSince { which, older } => self.changed_since(which, older),
+        }
+        Ok(())
+    }
+
+    fn taken(&mut self, snapshot: Snapshot, saved_before: u64) {
+        self.taken += 1;
+        self.saved_before = saved_before;
+        self.live.push(Frozen {
+            snapshot,
+            bytes: self.bytes.clone(),
+            number: self.taken,
+            may_fail: self.may_fail,
+        });
+    }
+
+    fn changed_since(&self, which: usize, older: usize) {
+        let (Some(newer), Some(older)) = (self.pick(which), self.pick(older)) else {
+            return;
+        };
+        let result = newer.snapshot.changed_since(&older.snapshot);
+        if older.number > newer.number {
+            let result = result.unwrap_err();
+            assert!(matches!(result, Error::NotOlder { .. }));
+            return;
+        }
+        let between = older.number..newer.number;
+        let wanted: Vec<usize> = (0..self.pages())
+            .filter(|page| self.history[*page].iter().any(|at| between.contains(at)))
+            .collect();
+        match result.map(|ranges| ranges.into_iter().flatten().collect::<Vec<usize>>()) {
+            Ok(pages) if self.window == Window::Page => assert_eq!(pages, wanted),
+            // Pages saved ahead are named as well.
+            Ok(pages) => assert!(
+                wanted.iter().all(|page| pages.contains(page)),
+                "{pages:?} lack some of {wanted:?}"
+            ),
+            Err(error) => {
+                let failed = newer.has_failed() || older.has_failed();
+                assert!(self.may_fail && failed, "{error:?}");
+            }
+        }
+    }
+
+    /// The counters, and the live bytes as far as they were ever written.
+    pub fn check(&self) {
+        for range in self.ever_written() {
+            assert!(
+                self.arena[range.clone()] == self.bytes[range.clone()],
+                "live bytes {range:?} differ"
+            );
+        }
+        let stats = self.arena.stats();
+        assert_eq!(stats.live_snapshots, self.live.len() as u64);
+        assert_eq!(stats.snapshots, self.taken);
+        // No page is saved twice between two snapshots.
+        assert!(stats.pages_saved - self.saved_before <= self.pages() as u64);
+        let asked = stats.pages_saved - stats.pages_saved_ahead;
+        assert!(asked <= self.copies, "{stats:?}");
+        if !self.may_fail {
+            assert!(stats.pages_saved >= self.copies, "{stats:?}");
+        }
+        if self.window == Window::Page {
+            assert_eq!(stats.pages_saved_ahead, 0);
+        }
+    }
+
+    /// All bytes, the live ones and those of all snapshots, which outlive their arena.
+    pub fn check_to_the_end(self) {
+        let Self {
+            arena, bytes, live, ..
+        } = self;
+        assert!(arena[..] == bytes[..], "live bytes differ");
+        for frozen in &live {
+            frozen.expect_bytes(0..bytes.len());
+        }
+        drop(arena);
+        for frozen in &live {
+            frozen.expect_bytes(0..bytes.len());
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Each system call that the library makes is refused once, the first of its kind, the second, and so on, while an
+//! arena and its snapshots are compared with a model. A refusal may cost a snapshot that was being taken, which says
+//! so; it ends no process and changes no byte.
+
+#![allow(
+    unsafe_code,
+    reason = "stands in for the C library's system call functions"
+)]
+
+mod common;
+
+#[path = "refused_calls/calls.rs"]
+mod calls;
+
+use Refusal::{AtOnce, HalfWay};
+use calls::{Call, Refusal, called, has_refused, refuse, watch};
+use common::engines::ALL;
+use common::model::{Model, Step};
+use common::{end_of_forked, in_child_on, on, page_size};
+use libc::{EAGAIN, EINVAL, ENOMEM, EPERM};
+use pagecow::{ArenaBuilder, Engine, Window};
+
+/// The exit codes of a life: the call was refused, and all was well; or it was never made.
+const REFUSED: i32 = 0;
+const NOT_REACHED: i32 = 44;
+
+const USERFAULTFD: [Engine; 1] = [Engine::Userfaultfd];
+/// Blocks that the userfaultfd engine protects as a whole while none of their pages was touched: those covered by
+/// one table of page-table entries.
+const BLOCKS: usize = 4;
+/// Failures that are told step by step.
+const TOLD: usize = 3;
+
+/// Its pages. With pages of 64 KiB, of which a block would be half a GiB, some fewer.
+fn block() -> usize {
+    (page_size() / size_of::<u64>()).min(2048)
+}
+
+/// 250 places are a block, of which the first is touched before the first snapshot, the others are not.
+fn script() -> Vec<Step> {
+    let write = |at, len, value| Step::Write { at, len, value };
+    let touched_and_untouched_blocks = [
+        write(0, 3 * page_size(), 1),
+        Step::Snapshot,
+        write(10, 100, 3),
+        write(300, 100, 4),
+        write(10, 100, 6),
+        Step::ReadAt {
+            which: 0,
+            at: 0,
+            len: 5 * page_size(),
+        },
+        Step::Snapshot,
+        // From a touched block into one that is not, and from that into the next.
+        Step::WriteGuarded {
+            at: 495,
+            len: 100_000,
+            value: 7,
+        },
+        Step::ReadFrom {
+            at: 748,
+            len: 60_000,
+            value: 8,
+        },
+        write(301, 9 * page_size(), 9),
+        Step::Page { which: 1, index: 4 },
+    ];
+    // More copies than are kept in memory when the last snapshot goes, and more pages than a commit arms by itself.
+    let most = BLOCKS * block() * page_size() * 5 / 8;
+    let two_phases = [
+        Step::WriteGuarded {
+            at: 0,
+            len: most,
+            value: 10,
+        },
+        Step::Prepare,
+        Step::ArmAhead,
+        write(20, 100, 11),
+        write(770, 100, 12),
+        Step::ArmAhead,
+        Step::ArmAhead,
+        write(850, 100, 13),
+        Step::Commit,
+        write(20, 100, 14),
+        write(300, 50 * page_size(), 15),
+        write(852, 100, 16),
+        Step::ChangedSince { which: 2, older: 0 },
+        Step::Stream { which: 2, at: 850 },
+        Step::Drop { which: 1 },
+        Step::Drop { which: 0 },
+        Step::Drop { which: 0 },
+    ];
+    let no_snapshot_lives = [
+        write(100, 20 * page_size(), 17),
+        write(500, 100, 18),
+        Step::Snapshot,
+        write(500, 100, 19),
+        write(900, 10 * page_size(), 20),
+        Step::Snapshot,
+        Step::WriteGuarded {
+            at: 100,
+            len: 100,
+            value: 21,
+        },
+    ];
+    [
+        &touched_and_untouched_blocks[..],
+        &two_phases,
+        &no_snapshot_lives,
+    ]
+    .concat()
+}
+
+/// What is done when a snapshot was refused, before it is asked for again.
+fn afterwards() -> [Step; 4] {
+    let len = 2 * page_size();
+    [
+        Step::Write {
+            at: 0,
+            len,
+            value: 101,
+        },
+        Step::Write {
+            at: 301,
+            len,
+            value: 102,
+        },
+        Step::Write {
+            at: 999,
+            len,
+            value: 103,
+        },
+        Step::WriteGuarded {
+            at: 10,
+            len: 40 * page_size(),
+            value: 104,
+        },
+    ]
+}
+
+/// One life of an arena, in which a call may be refused. With `told` it prints what it does.
+fn live(builder: ArenaBuilder, told: bool) {
+    let build = || {
+        let builder = builder.clone();
+        watch(|| Model::new(builder, Window::default(), BLOCKS * block(), false))
+    };
+    let mut model = build().unwrap_or_else(|error| {
+        assert!(has_refused(), "{error}");
+        build().unwrap()
+    });
+    // Pages may be armed although they count as open, since a call that arms them failed half way.
+    let mut half_armed = false;
+    for step in script() {
+        if told {
+            eprintln!("{step:?}");
+        }
+        let refused_before = has_refused();
+        if let Err(error) = watch(|| model.apply(&step)) {
+            assert!(has_refused() && !refused_before, "{error}");
+            half_armed = true;
+            check(&model, half_armed);
+            for step in afterwards() {
+                model.apply(&step).unwrap();
+                check(&model, half_armed);
+            }
+            watch(|| model.apply(&step)).unwrap();
+        }
+        half_armed &= !matches!(step, Step::Snapshot | Step::Commit);
+        // Until then it is as in a life in which a later call is refused.
+        if has_refused() {
+            check(&model, half_armed);
+        }
+    }
+    watch(|| model.check_to_the_end());
+}
+
+fn check(model: &Model, half_armed: bool) {
+    model.check();
+    match model.arena().check_invariants() {
+        Err(error) if half_armed && error.ends_with("armed is true") => {}
+        checked => checked.unwrap(),
+    }
+}
+
+/// Lives a life for each call of this kind and each way to refuse it, in which that call is refused. What went wrong is said
+/// at the end.
+fn refuse_each(test: &str, engines: &[Engine], call: Call, refusals: &[Refusal]) {
+    let ended = in_child_on(engines, test, |engine| {
+        let mut failures = Vec::new();
+        for &refusal in refusals {
+            for nth in 1.. {
+                let life = |told| {
+                    end_of_forked(|| {
+                        refuse(call, nth, refusal);
+                        live(on(engine).huge_pages(call == Call::Madvise), told);
+                        if has_refused() { REFUSED } else { NOT_REACHED }
+                    })
+                };
+                let ended = life(false);
+                match ended.code() {
+                    Some(REFUSED) => continue,
+                    Some(NOT_REACHED) => {
+                        assert!(nth > 1, "{call:?} is never called");
+                        break;
+                    }
+                    _ => {}
+                }
+                let failure = format!("{call:?} number {nth}, {refusal:?}: {ended}");
+                if failures.len() < TOLD {
+                    eprintln!("once more, step by step: {failure}");
+                    let _ = life(true);
+                }
+                failures.push(failure);
+            }
+        }
+        assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+    });
+    ended.expect_finished();
+}
+
+#[test]
+fn calls_of_the_library_come_here() {
+    let ended = in_child_on(&ALL, "calls_of_the_library_come_here", |engine| {
+        live(on(engine), false);
+        let by_any = [
+            Call::Mprotect,
+            Call::Madvise,
+            Call::Mmap,
+            Call::Munmap,
+            Call::Open,
+        ];
+        let by_userfaultfd = [
+            Call::Protect,
+            Call::Unprotect,
+            Call::Api,
+            Call::Register,
+            Call::Wake,
+            Call::Userfaultfd,
+            Call::Mincore,
+        ];
+        for call in by_any.into_iter().chain(by_userfaultfd) {
+            eprintln!("{call:?}: {}", called(call));
+            let wanted = by_any.contains(&call) || engine == Engine::Userfaultfd;
+            assert_eq!(called(call) > 0, wanted, "{call:?}: {}", called(call));
+        }
+    });
+    ended.expect_finished();
+}
+
+#[test]
+fn mprotect() {
+    let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM)];
+    refuse_each("mprotect", &ALL, Call::Mprotect, &refusals);
+}
+
+#[test]
+fn protecting_pages() {
+    let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM), AtOnce(EAGAIN)];
+    refuse_each("protecting_pages", &USERFAULTFD, Call::Protect, &refusals);
+}
+
+#[test]
+fn unprotecting_pages() {
+    let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM), AtOnce(EAGAIN)];
+    refuse_each(
+        "unprotecting_pages",
+        &USERFAULTFD,
+        Call::Unprotect,
+        &refusals,
+    );
+}
+
+#[test]
+fn userfaultfd() {
+    let refusals = [AtOnce(ENOMEM), AtOnce(EPERM)];
+    refuse_each("userfaultfd", &USERFAULTFD, Call::Userfaultfd, &refusals);
+}
+
+#[test]
+fn agreeing_on_the_interface() {
+    let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
+    refuse_each(
+        "agreeing_on_the_interface",
+        &USERFAULTFD,
+        Call::Api,
+        &refusals,
+    );
+}
+
+#[test]
+fn registering_memory() {
+    let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
+    refuse_each(
+        "registering_memory",
+        &USERFAULTFD,
+        Call::Register,
+        &refusals,
+    );
+}
+
+#[test]
+fn asking_for_the_descriptor() {
+    let refusals = [AtOnce(ENOMEM), AtOnce(EAGAIN)];
+    refuse_each(
+        "asking_for_the_descriptor",
+        &USERFAULTFD,
+        Call::Wake,
+        &refusals,
+    );
+}
+
+#[test]
+fn madvise() {
+    let refusals = [AtOnce(ENOMEM)];
+    refuse_each("madvise", &ALL, Call::Madvise, &refusals);
+}
+
+#[test]
+fn mincore() {
+    let refusals = [AtOnce(ENOMEM)];
+    refuse_each("mincore", &USERFAULTFD, Call::Mincore, &refusals);
+}
+
+#[test]
+fn mmap() {
+    let refusals = [AtOnce(ENOMEM)];
+    refuse_each("mmap", &ALL, Call::Mmap, &refusals);
+}
+
+#[test]
+fn munmap() {
+    let refusals = [AtOnce(ENOMEM)];
+    refuse_each("munmap", &ALL, Call::Munmap, &refusals);
+}
+
+#[test]
+fn open() {
+    let refusals = [AtOnce(ENOMEM)];
+    refuse_each("open", &ALL, Call::Open, &refusals);
+}

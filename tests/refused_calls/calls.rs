@@ -1,0 +1,292 @@
+//! The C library's system calls, replaced in this executable by ones that count, and refuse when asked to.
+//!
+//! The linker takes a function of the executable before one of a shared library. So these definitions are what the
+//! library under test, memmap2 and std call; the C library itself has names of its own for what it calls.
+//! Async-signal-safe, as the fault handler comes here too.
+
+use std::arch::asm;
+use std::ffi::{c_char, c_int, c_long, c_ulong, c_void};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
+
+use crate::common::signals::set_errno;
+
+/// The calls that `src/sys/linux` makes of its own and through memmap2 and std.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Mprotect,
+    /// `UFFDIO_WRITEPROTECT` that takes write permission away.
+    Protect,
+    /// `UFFDIO_WRITEPROTECT` that gives it back.
+    Unprotect,
+    /// `UFFDIO_API`
+    Api,
+    /// `UFFDIO_REGISTER`
+    Register,
+    /// `UFFDIO_WAKE`, by which the library asks whether the descriptor is still there.
+    Wake,
+    Userfaultfd,
+    Madvise,
+    Mincore,
+    Mmap,
+    Munmap,
+    Open,
+}
+
+const KINDS: usize = 12;
+
+/// How often each was called during [`watch`].
+static CALLED: [AtomicUsize; KINDS] = [const { AtomicUsize::new(0) }; KINDS];
+static WATCHING: AtomicBool = AtomicBool::new(false);
+/// Which call of which kind to refuse, counted from 1, 0 for none; and how.
+static KIND: AtomicUsize = AtomicUsize::new(0);
+static NTH: AtomicUsize = AtomicUsize::new(0);
+static ERROR: AtomicI32 = AtomicI32::new(0);
+static HALF_WAY: AtomicBool = AtomicBool::new(false);
+
+/// How the kernel refuses a call.
+#[derive(Clone, Copy, Debug)]
+pub enum Refusal {
+    /// At once, with this error.
+    AtOnce(i32),
+    /// After half of the pages were dealt with: calls that change protection only.
+    HalfWay(i32),
+}
+
+/// From now on the `nth` call of this kind that is made during [`watch`] is refused, once.
+pub fn refuse(call: Call, nth: usize, refusal: Refusal) {
+    let (error, half_way) = match refusal {
+        Refusal::AtOnce(error) => (error, false),
+        Refusal::HalfWay(error) => (error, true),
+    };
+    KIND.store(call as usize, SeqCst);
+    ERROR.store(error, SeqCst);
+    HALF_WAY.store(half_way, SeqCst);
+    NTH.store(nth, SeqCst);
+}
+
+/// Whether the call that was to be refused has been.
+pub fn has_refused() -> bool {
+    let nth = NTH.load(SeqCst);
+    nth != 0 && CALLED[KIND.load(SeqCst)].load(SeqCst) >= nth
+}
+
+pub fn called(call: Call) -> usize {
+    CALLED[call as usize].load(SeqCst)
+}
+
+/// Counts the calls of `act`, and refuses one when it is that one's turn. Calls made at other times are let through.
+pub fn watch<R>(act: impl FnOnce() -> R) -> R {
+    WATCHING.store(true, SeqCst);
+    let result = act();
+    WATCHING.store(false, SeqCst);
+    result
+}
+
+/// Makes a system call, unless it is to be refused, and answers as the C library does.
+fn answer(call: Option<Call>, number: c_long, arguments: [usize; 6]) -> isize {
+    if let Some(call) = call.filter(|_| WATCHING.load(SeqCst)) {
+        let so_far = CALLED[call as usize].fetch_add(1, SeqCst) + 1;
+        if call as usize == KIND.load(SeqCst) && so_far == NTH.load(SeqCst) {
+            if HALF_WAY.load(SeqCst) {
+                go_half_way(call, number, arguments);
+            }
+            set_errno(ERROR.load(SeqCst));
+            return -1;
+        }
+    }
+    let result = make(number, arguments);
+    if (-4095..0).contains(&result) {
+        set_errno(-result as i32);
+        return -1;
+    }
+    result
+}
+
+fn go_half_way(call: Call, number: c_long, mut arguments: [usize; 6]) {
+    // SAFETY: asks for a number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let half = |len: usize| len / page / 2 * page;
+    match call {
+        Call::Mprotect => {
+            arguments[1] = half(arguments[1]);
+            make(number, arguments);
+        }
+        Call::Protect | Call::Unprotect => {
+            let pointer = arguments[2] as *const [u64; 3];
+            // SAFETY: the caller passes a `struct uffdio_writeprotect`: start, length and mode.
+            let mut range = unsafe { pointer.read() };
+            range[1] = half(range[1] as usize) as u64;
+            arguments[2] = (&raw mut range) as usize;
+            make(number, arguments);
+        }
+        _ => {}
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn make(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> isize {
+    let result;
+    // SAFETY: what the call does is its caller's responsibility, as with the C library's function.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            in("r10") d,
+            in("r8") e,
+            in("r9") f,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+#[cfg(target_arch = "aarch64")]
+fn make(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> isize {
+    let result;
+    // SAFETY: what the call does is its caller's responsibility, as with the C library's function.
+    unsafe {
+        asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") a as isize => result,
+            in("x1") b,
+            in("x2") c,
+            in("x3") d,
+            in("x4") e,
+            in("x5") f,
+            options(nostack),
+        );
+    }
+    result
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn mprotect(start: *mut c_void, len: usize, protection: c_int) -> c_int {
+    let arguments = [start as usize, len, protection as usize, 0, 0, 0];
+    answer(Some(Call::Mprotect), libc::SYS_mprotect, arguments) as c_int
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int {
+    let arguments = [start as usize, len, advice as usize, 0, 0, 0];
+    answer(Some(Call::Madvise), libc::SYS_madvise, arguments) as c_int
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn mincore(start: *mut c_void, len: usize, resident: *mut u8) -> c_int {
+    let arguments = [start as usize, len, resident as usize, 0, 0, 0];
+    answer(Some(Call::Mincore), libc::SYS_mincore, arguments) as c_int
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn munmap(start: *mut c_void, len: usize) -> c_int {
+    let arguments = [start as usize, len, 0, 0, 0, 0];
+    answer(Some(Call::Munmap), libc::SYS_munmap, arguments) as c_int
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn mmap(
+    start: *mut c_void,
+    len: usize,
+    protection: c_int,
+    flags: c_int,
+    descriptor: c_int,
+    offset: i64,
+) -> *mut c_void {
+    let arguments = [
+        start as usize,
+        len,
+        protection as usize,
+        flags as usize,
+        descriptor as usize,
+        offset as usize,
+    ];
+    answer(Some(Call::Mmap), libc::SYS_mmap, arguments) as *mut c_void
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn mmap64(
+    start: *mut c_void,
+    len: usize,
+    protection: c_int,
+    flags: c_int,
+    descriptor: c_int,
+    offset: i64,
+) -> *mut c_void {
+    mmap(start, len, protection, flags, descriptor, offset)
+}
+
+/// Variadic in C. A fixed argument more is passed where the next variadic one would be.
+#[unsafe(no_mangle)]
+extern "C" fn open(path: *const c_char, flags: c_int, mode: usize) -> c_int {
+    openat(libc::AT_FDCWD, path, flags, mode)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn open64(path: *const c_char, flags: c_int, mode: usize) -> c_int {
+    openat(libc::AT_FDCWD, path, flags, mode)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn openat(directory: c_int, path: *const c_char, flags: c_int, mode: usize) -> c_int {
+    let arguments = [
+        directory as usize,
+        path as usize,
+        flags as usize,
+        mode,
+        0,
+        0,
+    ];
+    answer(Some(Call::Open), libc::SYS_openat, arguments) as c_int
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn ioctl(descriptor: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+    // linux/userfaultfd.h
+    const TYPE: c_ulong = 0xaa;
+    const MODE_WP: u64 = 1;
+    let call = match (request >> 8 & 0xff == TYPE, request & 0xff) {
+        (true, 0x3f) => Some(Call::Api),
+        (true, 0x00) => Some(Call::Register),
+        (true, 0x02) => Some(Call::Wake),
+        (true, 0x06) => {
+            // SAFETY: the third word of `struct uffdio_writeprotect`, which the caller passes.
+            let mode = unsafe { argument.cast::<u64>().wrapping_add(2).read() };
+            Some(if mode & MODE_WP != 0 {
+                Call::Protect
+            } else {
+                Call::Unprotect
+            })
+        }
+        _ => None,
+    };
+    let arguments = [
+        descriptor as usize,
+        request as usize,
+        argument as usize,
+        0,
+        0,
+        0,
+    ];
+    answer(call, libc::SYS_ioctl, arguments) as c_int
+}
+
+/// Variadic in C: callers with fewer arguments leave the rest to chance, which the kernel does not look at.
+#[unsafe(no_mangle)]
+extern "C" fn syscall(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
+    let call = (number == libc::SYS_userfaultfd).then_some(Call::Userfaultfd);
+    answer(call, number, [a, b, c, d, e, f]) as c_long
+}
