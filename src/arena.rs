@@ -7,7 +7,7 @@ use std::ops::{Bound, Deref, DerefMut, Range, RangeBounds};
 use std::sync::atomic::{AtomicU8, AtomicU64};
 use std::sync::{Arc, Weak};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::home::Home;
 use crate::options::{Engine, Options, Window};
 use crate::pending::{self, Pending, take_snapshot};
@@ -90,9 +90,10 @@ impl Arena {
     ///
     /// # Errors
     ///
-    /// [`Error::Size`] for no bytes or absurdly many, [`Error::Reserve`] when the system has not the
+    /// [`Error::Size`] for no bytes or absurdly many, [`Error::Window`] for a [`Window`] that makes no sense,
+    /// [`Error::Engine`] when the system lacks the [`Engine`], [`Error::Reserve`] when the system has not the
     /// address space, [`Error::Install`] when the fault handler cannot be installed.
-    pub fn new(len: usize) -> Result<Self> {
+    pub fn new(len: usize) -> Result<Self, Error> {
         Self::builder().build(len)
     }
 
@@ -103,10 +104,24 @@ impl Arena {
         }
     }
 
-    /// Length in bytes: whole pages.
+    /// Length in bytes: whole pages, so at least [`requested_len`](Self::requested_len).
     #[expect(clippy::len_without_is_empty, reason = "an arena is never empty")]
     pub fn len(&self) -> usize {
         self.home.engine.memory().len()
+    }
+
+    /// The length that was asked for, in bytes; [`len`](Self::len) is that, rounded up to whole pages.
+    ///
+    /// ```
+    /// let mut arena = pagecow::Arena::new(10_000)?;
+    /// assert_eq!(arena.requested_len(), 10_000);
+    /// assert_eq!(arena.len(), 10_000_usize.next_multiple_of(arena.page_size()));
+    /// let asked = ..arena.requested_len();
+    /// arena[asked].fill(1);
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    pub fn requested_len(&self) -> usize {
+        self.home.requested_len()
     }
 
     /// Size of a page in bytes, as the system has it: 4096 on x86-64.
@@ -149,7 +164,7 @@ impl Arena {
     /// [`Error::Engine`] when somebody has closed the engine's file descriptor;
     /// [`Error::GuardHeld`] when the calling thread holds a guard of another arena; [`Error::Reserve`] and
     /// [`Error::Protect`] when the system refuses. In each case nothing is armed and nothing lost.
-    pub fn snapshot(&self) -> Result<Snapshot> {
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
         self.home.forget_leaked_guard();
         take_snapshot(&self.home)
     }
@@ -160,7 +175,7 @@ impl Arena {
     /// # Errors
     ///
     /// As [`snapshot`](Self::snapshot).
-    pub fn prepare(&self) -> Result<Pending> {
+    pub fn prepare(&self) -> Result<Pending, Error> {
         self.home.forget_leaked_guard();
         Pending::new(&self.home)
     }
@@ -233,7 +248,7 @@ impl Arena {
     /// # Errors
     ///
     /// [`Error::OutOfBounds`]. With the store used up the snapshots fail, not this call.
-    pub fn writable(&mut self, range: impl RangeBounds<usize>) -> Result<Writable<'_>> {
+    pub fn writable(&mut self, range: impl RangeBounds<usize>) -> Result<Writable<'_>, Error> {
         let range = checked_range(&range, self.len())?;
         if let Some(pages) = self.home.page_size.pages_of(&range) {
             self.home.begin_guard(pages);
@@ -288,7 +303,7 @@ impl Arena {
     /// Compares page words, dirty set, copies and real page protection with each other: `Err` says
     /// what does not agree. For tests, with no writer running. Walks all pages.
     #[doc(hidden)]
-    pub fn check_invariants(&self) -> std::result::Result<(), String> {
+    pub fn check_invariants(&self) -> Result<(), String> {
         self.home.check_invariants()
     }
 }
@@ -334,7 +349,7 @@ impl ArenaBuilder {
     /// # Errors
     ///
     /// As [`Arena::new`].
-    pub fn build(self, len: usize) -> Result<Arena> {
+    pub fn build(self, len: usize) -> Result<Arena, Error> {
         Ok(Arena {
             home: Home::new(len, &self.options)?,
         })
@@ -349,7 +364,7 @@ impl Snapshotter {
     ///
     /// As [`Arena::snapshot`], [`Error::GuardHeld`] also for a guard of this arena, and
     /// [`Error::ArenaDropped`].
-    pub fn snapshot(&self) -> Result<Snapshot> {
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
         take_snapshot(&self.home()?)
     }
 
@@ -358,7 +373,7 @@ impl Snapshotter {
     /// # Errors
     ///
     /// [`Error::ArenaDropped`].
-    pub fn stats(&self) -> Result<Stats> {
+    pub fn stats(&self) -> Result<Stats, Error> {
         let home = self.home()?;
         Ok(stats_of(&home))
     }
@@ -368,11 +383,11 @@ impl Snapshotter {
     /// # Errors
     ///
     /// As [`snapshot`](Self::snapshot).
-    pub fn prepare(&self) -> Result<Pending> {
+    pub fn prepare(&self) -> Result<Pending, Error> {
         Pending::new(&self.home()?)
     }
 
-    fn home(&self) -> Result<Arc<Home>> {
+    fn home(&self) -> Result<Arc<Home>, Error> {
         pending::upgrade(&self.home)
     }
 }
@@ -384,7 +399,7 @@ fn stats_of(home: &Home) -> Stats {
 }
 
 /// The bytes that a range means in an arena of `len` bytes.
-fn checked_range(range: &impl RangeBounds<usize>, len: usize) -> Result<Range<usize>> {
+fn checked_range(range: &impl RangeBounds<usize>, len: usize) -> Result<Range<usize>, Error> {
     let start = match range.start_bound() {
         Bound::Included(start) => *start,
         Bound::Excluded(before) => before.saturating_add(1),

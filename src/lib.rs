@@ -24,6 +24,8 @@ mod versions;
 mod window;
 
 #[cfg(not(loom))]
+mod aligned;
+#[cfg(not(loom))]
 mod arena;
 #[cfg(not(loom))]
 mod fork;
@@ -49,7 +51,7 @@ mod models;
 
 #[cfg(not(loom))]
 pub use arena::{Arena, ArenaBuilder, Snapshotter, Writable};
-pub use error::{Error, Result};
+pub use error::Error;
 pub use options::{Engine, Window};
 #[cfg(not(loom))]
 pub use pages::{Page, Pages};

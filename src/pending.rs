@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::home::Home;
 use crate::options::Engine;
 use crate::prepare::Preparation;
@@ -45,7 +45,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    pub(crate) fn new(home: &Arc<Home>) -> Result<Self> {
+    pub(crate) fn new(home: &Arc<Home>) -> Result<Self, Error> {
         check_handler(home)?;
         let ledger = home.ledger_without_guard()?;
         home.reserve(&ledger)?;
@@ -64,7 +64,7 @@ impl Pending {
     /// # Errors
     ///
     /// [`Error::ArenaDropped`]; [`Error::Protect`] when the system refuses, in which case nothing is lost.
-    pub fn step(&mut self, budget: Duration) -> Result<()> {
+    pub fn step(&mut self, budget: Duration) -> Result<(), Error> {
         upgrade(&self.home)?.arm_ahead(&mut self.preparation, budget)
     }
 
@@ -83,7 +83,7 @@ impl Pending {
     /// # Errors
     ///
     /// As [`Snapshotter::snapshot`](crate::Snapshotter::snapshot). Nothing is lost; prepare again.
-    pub fn commit(self) -> Result<Snapshot> {
+    pub fn commit(self) -> Result<Snapshot, Error> {
         let home = upgrade(&self.home)?;
         check_handler(&home)?;
         let live = home.commit()?;
@@ -92,20 +92,20 @@ impl Pending {
 }
 
 /// Prepares, steps and commits in one call.
-pub(crate) fn take_snapshot(home: &Arc<Home>) -> Result<Snapshot> {
+pub(crate) fn take_snapshot(home: &Arc<Home>) -> Result<Snapshot, Error> {
     let mut pending = Pending::new(home)?;
     pending.step(Duration::MAX)?;
     pending.commit()
 }
 
-pub(crate) fn upgrade(home: &Weak<Home>) -> Result<Arc<Home>> {
+pub(crate) fn upgrade(home: &Weak<Home>) -> Result<Arc<Home>, Error> {
     home.upgrade()
         .filter(|home| !home.is_abandoned())
         .ok_or(Error::ArenaDropped)
 }
 
 /// Whether stores would be refused, and a refused store of this thread would come to our handler.
-fn check_handler(home: &Home) -> Result<()> {
+fn check_handler(home: &Home) -> Result<(), Error> {
     home.engine.check().map_err(|source| Error::Engine {
         engine: Engine::Userfaultfd,
         source,

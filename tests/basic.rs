@@ -47,6 +47,13 @@ fn lengths_round_up_and_absurd_ones_are_refused() {
     for_each_engine(|engine| {
         let arena = on(engine).build(1).unwrap();
         assert_eq!((arena.len(), arena.page_count()), (page_size(), 1));
+        assert_eq!(
+            (
+                arena.requested_len(),
+                arena.snapshot().unwrap().requested_len()
+            ),
+            (1, 1)
+        );
         assert_eq!(arena.page_size(), page_size());
         for bytes in [0, usize::MAX, usize::MAX / 2 + 1] {
             let error = on(engine).build(bytes).unwrap_err();
