@@ -9,6 +9,7 @@ mod fault;
 mod gate;
 mod guard;
 mod mappings;
+mod open;
 mod options;
 mod page;
 mod prepare;
