@@ -269,6 +269,55 @@ fn the_reader_is_a_file_of_frozen_bytes() {
     });
 }
 
+/// Where it overwrites the bytes that it is made of, page by page or some way off.
+#[test]
+fn a_snapshot_is_read_into_its_own_arena() {
+    for_each_engine(|engine| {
+        let page = page_size();
+        let ways = [
+            (0, 0),
+            (0, 5),
+            (5, 0),
+            (page + 9, 9),
+            (9, page + 9),
+            (0, 3 * page),
+            (3 * page + 1, 0),
+        ];
+        for (builder, (from, to), all_armed) in [page_by_page(engine), on(engine)]
+            .into_iter()
+            .flat_map(|builder| ways.map(|way| (builder.clone(), way)))
+            .flat_map(|(builder, way)| [true, false].map(|armed| (builder.clone(), way, armed)))
+        {
+            let (mut arena, bytes) = numbered(builder, 70);
+            let snapshot = arena.snapshot().unwrap();
+            // Not the first page: read five bytes up, it is overwritten while it is read.
+            for index in [1, 2, 30, 64] {
+                arena[index * page + 3] ^= 0xff;
+            }
+            let before = arena.to_vec();
+            let newer = all_armed.then(|| arena.snapshot().unwrap());
+            let len = arena.len() - from.max(to);
+            let mut wanted = before.clone();
+            wanted[to..to + len].copy_from_slice(&bytes[from..from + len]);
+
+            snapshot.read_at(from, &mut arena[to..to + len]).unwrap();
+            assert!(arena[..] == wanted, "{from} to {to}");
+            assert!(frozen(&snapshot, 0, bytes.len()) == bytes);
+            if let Some(newer) = newer {
+                assert!(frozen(&newer, 0, bytes.len()) == before);
+            }
+            arena.check_invariants().unwrap();
+
+            // The way through a buffer.
+            let reader = snapshot.reader();
+            assert_eq!(arena.read_from(.., reader).unwrap(), bytes.len());
+            assert!(arena[..] == bytes);
+            assert!(frozen(&snapshot, 0, bytes.len()) == bytes);
+            arena.check_invariants().unwrap();
+        }
+    });
+}
+
 #[test]
 fn changes_are_between_snapshots_of_one_arena_oldest_first() {
     for_each_engine(|engine| {
