@@ -1,4 +1,5 @@
-//! A page of bytes of one's own, at an address that is a multiple of the page size, as those of an arena are.
+//! A page of bytes of one's own, at an address that is a multiple of the page size, as those of an
+//! arena are.
 
 #![allow(unsafe_code, reason = "an allocation with an alignment of its own")]
 

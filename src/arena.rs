@@ -90,9 +90,10 @@ impl Arena {
     ///
     /// # Errors
     ///
-    /// [`Error::Size`] for no bytes or absurdly many, [`Error::Window`] for a [`Window`] that makes no sense,
-    /// [`Error::Engine`] when the system lacks the [`Engine`], [`Error::Reserve`] when the system has not the
-    /// address space, [`Error::Install`] when the fault handler cannot be installed.
+    /// [`Error::Size`] for no bytes or absurdly many, [`Error::Window`] for a [`Window`] that makes
+    /// no sense, [`Error::Engine`] when the system lacks the [`Engine`], [`Error::Reserve`] when
+    /// the system has not the address space, [`Error::Install`] when the fault handler cannot be
+    /// installed.
     pub fn new(len: usize) -> Result<Self, Error> {
         Self::builder().build(len)
     }
@@ -110,7 +111,8 @@ impl Arena {
         self.home.engine.memory().len()
     }
 
-    /// The length that was asked for, in bytes; [`len`](Self::len) is that, rounded up to whole pages.
+    /// The length that was asked for, in bytes; [`len`](Self::len) is that, rounded up to whole
+    /// pages.
     ///
     /// ```
     /// let mut arena = pagecow::Arena::new(10_000)?;
@@ -144,7 +146,8 @@ impl Arena {
     /// `&arena[..]` or `&mut arena[..]` alive meanwhile).
     ///
     /// Stores through this pointer are what a snapshot taken by another thread is exact about; see
-    /// `docs/soundness.md` for `&mut` borrows that live across a snapshot.
+    /// [`docs/soundness.md`](crate::docs::soundness) for `&mut` borrows that live across a
+    /// snapshot.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.home.engine.memory().as_mut_ptr()
     }
@@ -230,9 +233,11 @@ impl Arena {
     /// Keeps a range of bytes writable, for system calls that write into memory.
     ///
     /// The kernel does not fault for its own writes: `read(2)` into a page that a snapshot has
-    /// armed fails with `EFAULT`, or returns short. The pages of the range are saved as far as live
-    /// snapshots need them, and stay writable while the guard lives. No snapshot commits meanwhile: a
-    /// thread that takes one waits for the guard to go.
+    /// armed fails with `EFAULT`, or returns short; a `recv` of a datagram into one fails and the
+    /// datagram is lost. That goes on after the last snapshot is gone, until the page is written or
+    /// [`open_all`](Self::open_all) is called. The pages of the range are saved as far as live
+    /// snapshots need them, and stay writable while the guard lives. No snapshot commits meanwhile:
+    /// a thread that takes one waits for the guard to go.
     ///
     /// ```
     /// use std::io::Read;
@@ -295,16 +300,17 @@ impl Arena {
         Ok(at - range.start)
     }
 
-    /// Makes the whole arena writable, when no snapshot lives; returns whether that was so. While one does it
-    /// does nothing.
+    /// Makes the whole arena writable, when no snapshot lives; returns whether that was so. While
+    /// one does it does nothing.
     ///
-    /// When the last snapshot goes, pages stay armed until they are written: stores to them still fault, and
-    /// system calls that write into them, such as `read(2)` and `recv(2)`, still fail with `EFAULT`. After this
-    /// call neither happens, until the next snapshot is taken (in a child of `fork()` with
-    /// [`Engine::Userfaultfd`]: until the fork). It is one system call, which takes longer the more pages are
-    /// resident.
+    /// When the last snapshot goes, pages stay armed until they are written: stores to them still
+    /// fault, and system calls that write into them, such as `read(2)` and `recv(2)`, still fail
+    /// with `EFAULT`. After this call neither happens, until the next snapshot is taken (in a child
+    /// of `fork()` with [`Engine::Userfaultfd`]: until the fork). It is one system call, which
+    /// takes longer the more pages are resident.
     ///
-    /// The next snapshot arms all of the arena's pages, since all are open: about 20 ms per resident GiB.
+    /// The next snapshot arms all of the arena's pages, since all are open: about 20 ms per
+    /// resident GiB.
     ///
     /// ```
     /// let arena = pagecow::Arena::new(1 << 20)?;
@@ -318,7 +324,8 @@ impl Arena {
     ///
     /// # Errors
     ///
-    /// [`Error::Protect`] when the system refuses: some pages may be as they were, and nothing is lost.
+    /// [`Error::Protect`] when the system refuses: some pages may be as they were, and nothing is
+    /// lost.
     pub fn open_all(&self) -> Result<bool, Error> {
         self.home.open_all()
     }
@@ -347,10 +354,11 @@ impl ArenaBuilder {
         self
     }
 
-    /// How many neighbours a first write saves along with its page (default: [`Window::default`]). A
-    /// store whose limit could not hold all pages of the arena besides older snapshots' gets no copies
-    /// ahead, since they might take a frame that a write needs. Copies ahead for one snapshot can leave
-    /// too few for the next while both live: with several at once, ask for the arena's size for each, or for
+    /// How many neighbours a first write saves along with its page (default: [`Window::default`],
+    /// with at most 4 copies made per page written, all copies counted). A store whose limit could
+    /// not hold all pages of the arena besides older snapshots' gets no copies ahead, since they
+    /// might take a frame that a write needs. Copies ahead for one snapshot can leave too few for
+    /// the next while both live: with several at once, ask for the arena's size for each, or for
     /// [`Window::Page`].
     pub fn window(mut self, window: Window) -> Self {
         self.options.window = window;
@@ -363,10 +371,11 @@ impl ArenaBuilder {
         self
     }
 
-    /// Whether the system is asked for huge pages, 2 MiB on x86-64 (default: no). Taking a snapshot then costs
-    /// a tenth or less, and pages of a huge page of which none was written stay one; the first write to a page
-    /// after a snapshot splits its huge page, for good. Has no effect where the system has no transparent
-    /// huge pages (`/sys/kernel/mm/transparent_hugepage/enabled` says "never").
+    /// Whether the system is asked for huge pages, 2 MiB on x86-64 (default: no). Taking a snapshot
+    /// then takes a twentieth of the time or less, and pages of a huge page of which none was
+    /// written stay one; the first write to a page after a snapshot splits its huge page, for good.
+    /// Has no effect where the system has no transparent huge pages
+    /// (`/sys/kernel/mm/transparent_hugepage/enabled` says "never").
     pub fn huge_pages(mut self, huge_pages: bool) -> Self {
         self.options.huge_pages = huge_pages;
         self

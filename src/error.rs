@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 
-/// For private code. Public signatures spell it out, so that `use pagecow::*` hides nothing of the prelude.
+/// For private code. Public signatures spell it out, so that `use pagecow::*` hides nothing of the
+/// prelude.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// Why a call failed. A snapshot that was asked for is not there, and nothing else has changed.
@@ -17,9 +18,9 @@ pub enum Error {
         /// The longest that an arena can be, in bytes.
         most: usize,
     },
-    /// A window that makes no sense: it could not hold the page that is being written, or would allow fewer
-    /// copies than one per page written, or no number of them. Ask for [`Window::default`](crate::Window::default),
-    /// or for at least 1 page and a ratio of at least 1.
+    /// A window that makes no sense: it could not hold the page that is being written, or would
+    /// allow fewer copies than one per page written, or no number of them. Ask for
+    /// [`Window::default`](crate::Window::default), or for 1 page or more and a ratio of 1 or more.
     Window {
         /// The window asked for.
         window: crate::Window,
@@ -47,9 +48,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The system did not change the write permission of the arena's pages, so no snapshot was taken, or
-    /// [`open_all`](crate::Arena::open_all) left some of them as they were; stores go on as before. With
-    /// `ENOMEM` the process has used up its mappings (`vm.max_map_count`).
+    /// The system did not change the write permission of the arena's pages, so no snapshot was
+    /// taken, or [`open_all`](crate::Arena::open_all) left some of them as they were; stores go on
+    /// as before. With `ENOMEM` the process has used up its mappings (`vm.max_map_count`).
     Protect {
         /// How many pages it was asked to change.
         pages: usize,
@@ -128,8 +129,8 @@ impl fmt::Display for Error {
             ),
             Self::Protect { pages, source } => write!(
                 f,
-                "cannot change the write permission of {pages} pages, so nothing was frozen or opened \
-                 (is vm.max_map_count used up?): {source}"
+                "cannot change the write permission of {pages} pages (is vm.max_map_count used up?): \
+                 {source}"
             ),
             Self::OutOfBounds { start, end, len } => {
                 write!(f, "bytes {start}..{end} are not inside the arena of {len} bytes")

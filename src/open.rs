@@ -1,5 +1,6 @@
-//! The whole arena is made writable at once: on request, when no snapshot lives, so that there are no more faults and
-//! system calls may write to it; and by a fault that finds no other way ([`crate::fault`]).
+//! The whole arena is made writable at once: on request, when no snapshot lives, so that there are
+//! no more faults and system calls may write to it; and by a fault that finds no other way
+//! ([`crate::fault`]).
 
 use crate::error::{Error, Result};
 use crate::shared::Shared;
@@ -26,9 +27,9 @@ impl Shared {
         })
     }
 
-    /// Disarms the arena as a whole, by one call, which splits no mapping. Gate closed and drained, and no
-    /// snapshot needs what is in live memory. When it fails some pages may be open: a commit arms them all, and
-    /// faults on those that are not open disarm them.
+    /// Disarms the arena as a whole, by one call, which splits no mapping. Gate closed and drained,
+    /// and no snapshot needs what is in live memory. When it fails some pages may be open: a commit
+    /// arms them all, and faults on those that are not open disarm them.
     pub fn disarm_everything(&self) -> std::result::Result<(), ProtectError> {
         // As in `Run::disarm`: who reads a byte that is stored from here on sees the raised words.
         fence(Ordering::Release);

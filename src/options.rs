@@ -19,33 +19,39 @@ pub enum Engine {
 
 /// How many neighbours of a page its first write saves and makes writable along with it.
 ///
-/// A fault costs several times what copying a page does, so where a block of pages is being written all
-/// over, one fault had better deal with many of them. Copies made ahead of a write that never comes are
-/// wasted; [`Stats::pages_saved_ahead`](crate::Stats::pages_saved_ahead) counts all that were made ahead.
+/// A fault costs several times what copying a page does, so where a block of pages is being written
+/// all over, it pays that one fault deals with many of them. Copies made ahead of a write that
+/// never comes are wasted. How many that can be is said as *copies made per page written, all
+/// copies counted*: 1 with [`Page`](Self::Page), at most 4 by default.
+/// [`Stats::pages_saved`](crate::Stats::pages_saved) counts all copies,
+/// [`Stats::pages_saved_ahead`](crate::Stats::pages_saved_ahead) those made ahead.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Window {
-    /// Only the page itself: the fewest copies, the most faults. Until mappings run short.
+    /// Only the page itself: 1 copy per page written, and the most faults. Until mappings run
+    /// short.
     Page,
-    /// The aligned block of so many pages that the page is in: at least 1, rounded up to a power of two.
+    /// The aligned block of so many pages that the page is in: at least 1, rounded up to a power of
+    /// two.
     Fixed(usize),
     /// As many as pays, by how densely the neighbourhood is written and whether a run of pages is written
     /// in order.
     Adaptive {
-        /// The most pages that one fault deals with: at least 1, rounded down to a power of two, and at
-        /// most 512.
+        /// The most pages that one fault deals with: at least 1, rounded down to a power of two,
+        /// and at most 512.
         max_pages: usize,
-        /// The most copies made per page written, all copies counted: at least 1, which is none ahead;
-        /// infinity is no bound. What was written is estimated by
-        /// comparing some of the copies with the arena. When less was written since the last snapshot
-        /// than between the two before, that earlier figure counts, as far as it is at most 32 times the
-        /// pages written since.
+        /// The most copies made per page written, all copies counted: at least 1, which allows none
+        /// ahead; infinity is no bound. What was written is estimated by comparing some of the
+        /// copies with the arena. When less was written since the last snapshot than between the
+        /// two before, that earlier figure counts, as far as it is at most 32 times the pages
+        /// written since.
         max_ratio: f64,
     },
 }
 
 impl Default for Window {
-    /// `Adaptive { max_pages: 128, max_ratio: 4.0 }`
+    /// `Adaptive { max_pages: 128, max_ratio: 4.0 }`: at most 4 copies made per page written, all
+    /// copies counted.
     fn default() -> Self {
         Self::Adaptive {
             max_pages: 128,
@@ -56,7 +62,8 @@ impl Default for Window {
 
 #[cfg(not(loom))]
 impl Window {
-    /// Whether an arena can be made with it. What chooses windows takes any, since it runs in the handler.
+    /// Whether an arena can be made with it. What chooses windows takes any, since it runs in the
+    /// handler.
     pub(crate) fn check(self) -> Result<(), Error> {
         let makes_sense = match self {
             Self::Page => true,

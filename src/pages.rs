@@ -58,8 +58,9 @@ impl Page {
         self.index
     }
 
-    /// The frozen bytes, one page of them. Their address is a multiple of the page size, whether they are shared
-    /// or owned, as in the arena: what could be cast to a type of larger alignment there can be cast here.
+    /// The frozen bytes, one page of them. Their address is a multiple of the page size, whether
+    /// they are shared or owned, as in the arena: what could be cast to a type of larger alignment
+    /// there can be cast here.
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Owned { bytes, .. } => bytes,

@@ -1,8 +1,9 @@
 //! What an arena's handle, its snapshots and the fault handler share.
 //!
 //! The operations on it are one file each: [`crate::fault`] (a page is made writable),
-//! [`crate::commit`] (a snapshot is taken), [`crate::release`] (one goes), [`crate::read`] (a frozen page
-//! is read), [`crate::guard`] (a range is kept writable), [`crate::open`] (all of it is made writable).
+//! [`crate::commit`] (a snapshot is taken), [`crate::release`] (one goes), [`crate::read`] (a
+//! frozen page is read), [`crate::guard`] (a range is kept writable), [`crate::open`] (all of it is
+//! made writable).
 
 use std::io;
 // Orders nothing, so it is plain in models too.
@@ -33,7 +34,8 @@ pub(crate) struct Shared {
     pub store: Store,
     pub versions: Versions,
     /// Passed by everybody who disarms pages; closed by a commit, the drop of the newest snapshot,
-    /// the last way out of the mapping wall and the opening of the whole arena. The next three change only while it is closed.
+    /// the last way out of the mapping wall and the opening of the whole arena. The next three
+    /// change only while it is closed.
     pub gate: Gate,
     epoch: AtomicU64,
     newest: AtomicU64,

@@ -62,7 +62,8 @@ impl Snapshot {
         &self.held.live
     }
 
-    /// The snapshot's number, counted from 1 within its arena: of two, the newer one has the larger.
+    /// The snapshot's number, counted from 1 within its arena: of two, the newer one has the
+    /// larger.
     ///
     /// ```
     /// let arena = pagecow::Arena::new(4096)?;
@@ -74,9 +75,9 @@ impl Snapshot {
         self.live().epoch.get()
     }
 
-    /// Whether it still holds all of the arena's bytes. `false`, and so for good, once it lost a page to a
-    /// store that was used up: reads fail then. Costs two loads; writers may change the answer at any
-    /// moment from `true` to `false`.
+    /// Whether it still holds all of the arena's bytes. `false`, and so for good, once it lost a
+    /// page to a store that was used up: reads fail then. Costs two loads; writers may change the
+    /// answer at any moment from `true` to `false`.
     pub fn is_exact(&self) -> bool {
         !self.home().has_failed(self.live())
     }
@@ -87,8 +88,8 @@ impl Snapshot {
         self.held.home.engine.memory().len()
     }
 
-    /// The length that was asked for when the arena was made, in bytes; [`len`](Self::len) is that, rounded
-    /// up to whole pages.
+    /// The length that was asked for when the arena was made, in bytes; [`len`](Self::len) is that,
+    /// rounded up to whole pages.
     pub fn requested_len(&self) -> usize {
         self.held.home.requested_len()
     }
@@ -103,7 +104,9 @@ impl Snapshot {
         self.held.home.pages
     }
 
-    /// Copies the frozen bytes from `offset` on into `buf`, all of it.
+    /// Copies the frozen bytes from `offset` on into `buf`, all of it. That may be a part of the
+    /// arena itself, which so gets back what it held: see
+    /// [`docs/soundness.md`](crate::docs::soundness).
     ///
     /// ```
     /// let mut arena = pagecow::Arena::new(4096)?;
@@ -119,7 +122,8 @@ impl Snapshot {
     /// # Errors
     ///
     /// [`Error::OutOfBounds`] when that is not inside the arena; [`Error::StoreExhausted`] when the
-    /// snapshot has failed, in which case `buf` holds nothing of use.
+    /// snapshot has failed, in which case `buf` holds nothing of use, also where it is a part of
+    /// the arena.
     pub fn read_at(&self, offset: usize, buf: &mut [u8]) -> Result<(), Error> {
         let len = self.len();
         let end = offset.saturating_add(buf.len());
@@ -217,8 +221,8 @@ impl Snapshot {
             .collect())
     }
 
-    /// What this snapshot holds. Takes time for the copies in the store, all snapshots' together, which are
-    /// walked; [`id`](Self::id) and [`is_exact`](Self::is_exact) cost nothing.
+    /// What this snapshot holds. Takes time for the copies in the store, all snapshots' together,
+    /// which are walked; [`id`](Self::id) and [`is_exact`](Self::is_exact) cost nothing.
     pub fn stats(&self) -> SnapshotStats {
         let saved = self.home().copies_of(self.live()) as u64;
         SnapshotStats {

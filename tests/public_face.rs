@@ -1,4 +1,5 @@
-//! What a program meets before it takes a snapshot: names, options that are refused, lengths, what is printed.
+//! What a program meets before it takes a snapshot: names, options that are refused, lengths, what
+//! is printed.
 
 #![allow(unsafe_code, reason = "casts bytes to a type of larger alignment")]
 

@@ -300,7 +300,8 @@ fn after_the_last_snapshot_open_all_lets_reads_arrive() {
     ended.expect_finished();
 }
 
-/// A datagram that arrives for an armed page is gone, as with any address that the kernel may not write to.
+/// A datagram that arrives for an armed page is gone, as with any address that the kernel may not
+/// write to.
 #[test]
 fn a_datagram_for_an_armed_page_is_lost_and_one_for_an_open_arena_is_not() {
     let test = "a_datagram_for_an_armed_page_is_lost_and_one_for_an_open_arena_is_not";
@@ -328,7 +329,8 @@ fn opening_beside_stores_and_snapshots() {
         const ROUNDS: usize = 200;
         let arena = on(engine).build(64 * page_size()).unwrap();
         let snapshotter = arena.snapshotter();
-        // SAFETY: the arena's memory as atomics, for as long as it lives; nobody has a reference to it.
+        // SAFETY: the arena's memory as atomics, for as long as it lives; nobody has a reference to
+        // it.
         let words = unsafe {
             std::slice::from_raw_parts(arena.as_ptr().cast::<AtomicU64>(), arena.len() / 8)
         };

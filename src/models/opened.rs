@@ -54,7 +54,8 @@ fn open_all_and_drop() {
     });
 }
 
-/// Opening meets a writer that splits an untouched block: what has been opened must not be closed again.
+/// Opening meets a writer that splits an untouched block: what has been opened must not be closed
+/// again.
 #[test]
 fn open_all_and_split_of_an_untouched_block() {
     model(3, || {
