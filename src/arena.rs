@@ -7,7 +7,7 @@ use std::ops::{Bound, Deref, DerefMut, Range, RangeBounds};
 use std::sync::atomic::{AtomicU8, AtomicU64};
 use std::sync::{Arc, Weak};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::home::Home;
 use crate::options::{Engine, Options, Window};
 use crate::pending::{self, Pending, take_snapshot};
@@ -91,9 +91,11 @@ impl Arena {
     ///
     /// # Errors
     ///
-    /// [`Error::Size`] for no bytes or absurdly many, [`Error::Reserve`] when the system has not the
-    /// address space, [`Error::Install`] when the fault handler cannot be installed.
-    pub fn new(len: usize) -> Result<Self> {
+    /// [`Error::Size`] for no bytes or absurdly many, [`Error::Window`] for a [`Window`] that makes
+    /// no sense, [`Error::Engine`] when the system lacks the [`Engine`], [`Error::Reserve`] when
+    /// the system has not the address space, [`Error::Install`] when the fault handler cannot be
+    /// installed.
+    pub fn new(len: usize) -> Result<Self, Error> {
         Self::builder().build(len)
     }
 
@@ -104,10 +106,25 @@ impl Arena {
         }
     }
 
-    /// Length in bytes: whole pages.
+    /// Length in bytes: whole pages, so at least [`requested_len`](Self::requested_len).
     #[expect(clippy::len_without_is_empty, reason = "an arena is never empty")]
     pub fn len(&self) -> usize {
         self.home.engine.memory().len()
+    }
+
+    /// The length that was asked for, in bytes; [`len`](Self::len) is that, rounded up to whole
+    /// pages.
+    ///
+    /// ```
+    /// let mut arena = pagecow::Arena::new(10_000)?;
+    /// assert_eq!(arena.requested_len(), 10_000);
+    /// assert_eq!(arena.len(), 10_000_usize.next_multiple_of(arena.page_size()));
+    /// let asked = ..arena.requested_len();
+    /// arena[asked].fill(1);
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    pub fn requested_len(&self) -> usize {
+        self.home.requested_len()
     }
 
     /// Size of a page in bytes, as the system has it: 4096 on x86-64.
@@ -130,7 +147,8 @@ impl Arena {
     /// `&arena[..]` or `&mut arena[..]` alive meanwhile).
     ///
     /// Stores through this pointer are what a snapshot taken by another thread is exact about; see
-    /// `docs/soundness.md` for `&mut` borrows that live across a snapshot.
+    /// [`docs/soundness.md`](crate::docs::soundness) for `&mut` borrows that live across a
+    /// snapshot.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.home.engine.memory().as_mut_ptr()
     }
@@ -150,7 +168,7 @@ impl Arena {
     /// [`Error::Engine`] when somebody has closed the engine's file descriptor;
     /// [`Error::GuardHeld`] when the calling thread holds a guard of another arena; [`Error::Reserve`] and
     /// [`Error::Protect`] when the system refuses. In each case nothing is armed and nothing lost.
-    pub fn snapshot(&self) -> Result<Snapshot> {
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
         self.home.end_guard();
         take_snapshot(&self.home)
     }
@@ -161,7 +179,7 @@ impl Arena {
     /// # Errors
     ///
     /// As [`snapshot`](Self::snapshot).
-    pub fn prepare(&self) -> Result<Pending> {
+    pub fn prepare(&self) -> Result<Pending, Error> {
         self.home.end_guard();
         Pending::new(&self.home)
     }
@@ -216,9 +234,11 @@ impl Arena {
     /// Keeps a range of bytes writable, for system calls that write into memory.
     ///
     /// The kernel does not fault for its own writes: `read(2)` into a page that a snapshot has
-    /// armed fails with `EFAULT`, or returns short. The pages of the range are saved as far as live
-    /// snapshots need them, and stay writable while the guard lives. No snapshot commits meanwhile: a
-    /// thread that takes one waits for the guard to go.
+    /// armed fails with `EFAULT`, or returns short; a `recv` of a datagram into one fails and the
+    /// datagram is lost. That goes on after the last snapshot is gone, until the page is written or
+    /// [`open_all`](Self::open_all) is called. The pages of the range are saved as far as live
+    /// snapshots need them, and stay writable while the guard lives. No snapshot commits meanwhile:
+    /// a thread that takes one waits for the guard to go.
     ///
     /// ```
     /// use std::io::Read;
@@ -234,7 +254,7 @@ impl Arena {
     /// # Errors
     ///
     /// [`Error::OutOfBounds`]. With the store used up the snapshots fail, not this call.
-    pub fn writable(&mut self, range: impl RangeBounds<usize>) -> Result<Writable<'_>> {
+    pub fn writable(&mut self, range: impl RangeBounds<usize>) -> Result<Writable<'_>, Error> {
         let range = checked_range(&range, self.len())?;
         if let Some(pages) = self.home.page_size.pages_of(&range) {
             self.home.begin_guard(pages);
@@ -281,6 +301,36 @@ impl Arena {
         Ok(at - range.start)
     }
 
+    /// Makes the whole arena writable, when no snapshot lives; returns whether that was so. While
+    /// one does it does nothing.
+    ///
+    /// When the last snapshot goes, pages stay armed until they are written: stores to them still
+    /// fault, and system calls that write into them, such as `read(2)` and `recv(2)`, still fail
+    /// with `EFAULT`. After this call neither happens, until the next snapshot is taken (in a child
+    /// of `fork()` with [`Engine::Userfaultfd`]: until the fork). It is one system call, which
+    /// takes longer the more pages are resident.
+    ///
+    /// The next snapshot arms all of the arena's pages, since all are open: about 20 ms per
+    /// resident GiB.
+    ///
+    /// ```
+    /// let arena = pagecow::Arena::new(1 << 20)?;
+    /// let snapshot = arena.snapshot()?;
+    /// assert!(!arena.open_all()?);
+    /// drop(snapshot);
+    /// assert!(arena.open_all()?);
+    /// // read(2), recv(2), ... work on any page.
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protect`] when the system refuses: some pages may be as they were, and nothing is
+    /// lost.
+    pub fn open_all(&self) -> Result<bool, Error> {
+        self.home.open_all()
+    }
+
     /// What the snapshots of this arena have cost so far.
     pub fn stats(&self) -> Stats {
         stats_of(&self.home)
@@ -289,7 +339,7 @@ impl Arena {
     /// Compares page words, dirty set, copies and real page protection with each other: `Err` says
     /// what does not agree. For tests, with no writer running. Walks all pages.
     #[doc(hidden)]
-    pub fn check_invariants(&self) -> std::result::Result<(), String> {
+    pub fn check_invariants(&self) -> Result<(), String> {
         self.home.check_invariants()
     }
 }
@@ -305,10 +355,11 @@ impl ArenaBuilder {
         self
     }
 
-    /// How many neighbours a first write saves along with its page (default: [`Window::default`]). A
-    /// store whose limit could not hold all pages of the arena besides older snapshots' gets no copies
-    /// ahead, since they might take a frame that a write needs. Copies ahead for one snapshot can leave
-    /// too few for the next while both live: with several at once, ask for the arena's size for each, or for
+    /// How many neighbours a first write saves along with its page (default: [`Window::default`],
+    /// with at most 4 copies made per page written, all copies counted). A store whose limit could
+    /// not hold all pages of the arena besides older snapshots' gets no copies ahead, since they
+    /// might take a frame that a write needs. Copies ahead for one snapshot can leave too few for
+    /// the next while both live: with several at once, ask for the arena's size for each, or for
     /// [`Window::Page`].
     pub fn window(mut self, window: Window) -> Self {
         self.options.window = window;
@@ -321,10 +372,11 @@ impl ArenaBuilder {
         self
     }
 
-    /// Whether the system is asked for huge pages, 2 MiB on x86-64 (default: no). Taking a snapshot then costs
-    /// a tenth or less, and pages of a huge page of which none was written stay one; the first write to a page
-    /// after a snapshot splits its huge page, for good. Has no effect where the system has no transparent
-    /// huge pages (`/sys/kernel/mm/transparent_hugepage/enabled` says "never").
+    /// Whether the system is asked for huge pages, 2 MiB on x86-64 (default: no). Taking a snapshot
+    /// then takes a twentieth of the time or less, and pages of a huge page of which none was
+    /// written stay one; the first write to a page after a snapshot splits its huge page, for good.
+    /// Has no effect where the system has no transparent huge pages
+    /// (`/sys/kernel/mm/transparent_hugepage/enabled` says "never").
     pub fn huge_pages(mut self, huge_pages: bool) -> Self {
         self.options.huge_pages = huge_pages;
         self
@@ -335,7 +387,7 @@ impl ArenaBuilder {
     /// # Errors
     ///
     /// As [`Arena::new`].
-    pub fn build(self, len: usize) -> Result<Arena> {
+    pub fn build(self, len: usize) -> Result<Arena, Error> {
         Ok(Arena {
             home: Home::new(len, &self.options)?,
         })
@@ -350,7 +402,7 @@ impl Snapshotter {
     ///
     /// As [`Arena::snapshot`], [`Error::GuardHeld`] also for a guard of this arena, and
     /// [`Error::ArenaDropped`].
-    pub fn snapshot(&self) -> Result<Snapshot> {
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
         take_snapshot(&self.home()?)
     }
 
@@ -359,7 +411,7 @@ impl Snapshotter {
     /// # Errors
     ///
     /// [`Error::ArenaDropped`].
-    pub fn stats(&self) -> Result<Stats> {
+    pub fn stats(&self) -> Result<Stats, Error> {
         let home = self.home()?;
         Ok(stats_of(&home))
     }
@@ -369,11 +421,11 @@ impl Snapshotter {
     /// # Errors
     ///
     /// As [`snapshot`](Self::snapshot).
-    pub fn prepare(&self) -> Result<Pending> {
+    pub fn prepare(&self) -> Result<Pending, Error> {
         Pending::new(&self.home()?)
     }
 
-    fn home(&self) -> Result<Arc<Home>> {
+    fn home(&self) -> Result<Arc<Home>, Error> {
         pending::upgrade(&self.home)
     }
 }
@@ -385,7 +437,7 @@ fn stats_of(home: &Home) -> Stats {
 }
 
 /// The bytes that a range means in an arena of `len` bytes.
-fn checked_range(range: &impl RangeBounds<usize>, len: usize) -> Result<Range<usize>> {
+fn checked_range(range: &impl RangeBounds<usize>, len: usize) -> Result<Range<usize>, Error> {
     let start = match range.start_bound() {
         Bound::Included(start) => *start,
         Bound::Excluded(before) => before.saturating_add(1),

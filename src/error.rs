@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io;
 
-/// A specialised result; see [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+/// For private code. Public signatures spell it out, so that `use pagecow::*` hides nothing of the
+/// prelude.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// Why a call failed. A snapshot that was asked for is not there, and nothing else has changed.
 #[derive(Debug)]
@@ -16,6 +17,13 @@ pub enum Error {
         bytes: usize,
         /// The longest that an arena can be, in bytes.
         most: usize,
+    },
+    /// A window that makes no sense: it could not hold the page that is being written, or would
+    /// allow fewer copies than one per page written, or no number of them. Ask for
+    /// [`Window::default`](crate::Window::default), or for 1 page or more and a ratio of 1 or more.
+    Window {
+        /// The window asked for.
+        window: crate::Window,
     },
     /// The system did not give the address space, for the arena or for the copies that its snapshots may
     /// need (twice the arena, unless `store_limit` is less). Ask for less, set `store_limit`, or raise
@@ -40,10 +48,11 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The system did not take write permission from the arena's pages, so no snapshot was taken.
-    /// With `ENOMEM` the process has used up its mappings (`vm.max_map_count`).
+    /// The system did not change the write permission of the arena's pages, so no snapshot was
+    /// taken, or [`open_all`](crate::Arena::open_all) left some of them as they were; stores go on
+    /// as before. With `ENOMEM` the process has used up its mappings (`vm.max_map_count`).
     Protect {
-        /// How many pages were to be armed.
+        /// How many pages it was asked to change.
         pages: usize,
         /// What the system said.
         source: io::Error,
@@ -98,6 +107,11 @@ impl fmt::Display for Error {
             Self::Size { bytes, most } => {
                 write!(f, "an arena of {bytes} bytes is not possible; ask for 1 to {most} bytes")
             }
+            Self::Window { window } => write!(
+                f,
+                "the window {window:?} makes no sense; pages (Fixed, max_pages) and max_ratio must be \
+                 at least 1, or use Window::default()"
+            ),
             Self::Reserve { bytes, source } => {
                 write!(
                     f,
@@ -115,8 +129,8 @@ impl fmt::Display for Error {
             ),
             Self::Protect { pages, source } => write!(
                 f,
-                "cannot take write permission from {pages} pages, no snapshot was taken \
-                 (is vm.max_map_count used up?): {source}"
+                "cannot change the write permission of {pages} pages (is vm.max_map_count used up?): \
+                 {source}"
             ),
             Self::OutOfBounds { start, end, len } => {
                 write!(f, "bytes {start}..{end} are not inside the arena of {len} bytes")
@@ -168,6 +182,7 @@ impl From<Error> for io::Error {
             Error::OutOfBounds { .. }
             | Error::NoSuchPage { .. }
             | Error::Size { .. }
+            | Error::Window { .. }
             | Error::NotOlder { .. } => io::ErrorKind::InvalidInput,
             Error::Reserve { .. } | Error::StoreExhausted { .. } => io::ErrorKind::OutOfMemory,
             _ => io::ErrorKind::Other,

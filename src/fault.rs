@@ -202,14 +202,9 @@ impl Shared {
             }
         }
         self.counters.pages_saved(ahead, ahead);
-        // As in `Run::disarm`: who reads a byte that is stored from here on sees the raised words.
-        fence(Ordering::Release);
-        if self.engine.disarm(self.all_pages()).is_err() {
+        if self.disarm_everything().is_err() {
             sys::die(CANNOT_OPEN);
         }
-        self.dirty.add_everything();
-        self.half_armed.store(false, Ordering::Relaxed);
-        self.mappings.reset();
         self.counters.wall_exit();
         self.gate.open();
         true

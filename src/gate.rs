@@ -11,9 +11,10 @@
 //! words, "I am inside" and "is it closed?" would be Dekker's problem. A third part says that somebody
 //! sleeps until the gate opens, so that opening wakes only when it has to, and can tell.
 //!
-//! Two gates guard an arena: one that everybody who disarms pages passes (handlers, `writable`), closed
-//! by a commit, by arming ahead, by a drop or by the last way out of the mapping wall; and one that readers of
-//! the version chains pass, closed before frames are recycled. All of it is async-signal-safe.
+//! Two gates guard an arena: one that everybody who disarms pages passes (handlers, `writable`),
+//! closed by a commit, by arming ahead, by a drop, by the last way out of the mapping wall or by
+//! opening all; and one that readers of the version chains pass, closed before frames are recycled.
+//! All of it is async-signal-safe.
 
 use crate::sync::{AtomicU32, Ordering, sleep_u32, wait_until, wake_u32};
 

@@ -19,6 +19,8 @@ pub(crate) struct Home {
     shared: Shared,
     progress: Progress,
     slot: OnceLock<&'static Slot>,
+    /// In bytes, before rounding up.
+    requested_len: usize,
     /// The arena's handle is gone: nobody writes any more.
     abandoned: AtomicBool,
 }
@@ -32,6 +34,7 @@ impl Home {
             most: crate::page::MAX_PAGES.saturating_mul(page_size.bytes()),
         })?;
         sys::mappings::refresh_limit();
+        options.window.check()?;
         options.engine.check()?;
         let mut refusals = vec![Refusal::Mapping];
         if options.engine == Engine::Userfaultfd {
@@ -47,6 +50,7 @@ impl Home {
             shared,
             progress: Progress::new(),
             slot: OnceLock::new(),
+            requested_len: len,
             abandoned: AtomicBool::new(false),
         });
         home.slot.get_or_init(|| registry::add(&home));
@@ -57,6 +61,10 @@ impl Home {
         let memory = self.shared.engine.memory();
         let start = memory.as_ptr() as usize;
         start..start + memory.len()
+    }
+
+    pub fn requested_len(&self) -> usize {
+        self.requested_len
     }
 
     pub fn abandon(&self) {

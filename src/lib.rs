@@ -1,3 +1,10 @@
+// Of two definitions of a link the first one counts: these are rustdoc's, and the README's own are
+// for people who read the file itself.
+#![cfg_attr(
+    doc,
+    doc = "[`docs/design.md`]: docs::design\n[`docs/soundness.md`]: docs::soundness\n\
+           [`docs/testing.md`]: docs::testing\n[`docs/benchmarks.md`]: docs::benchmarks\n"
+)]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(loom, allow(dead_code, reason = "the models need no public face"))]
 
@@ -9,6 +16,7 @@ mod fault;
 mod gate;
 mod guard;
 mod mappings;
+mod open;
 mod options;
 mod page;
 mod prepare;
@@ -23,6 +31,8 @@ mod table;
 mod versions;
 mod window;
 
+#[cfg(not(loom))]
+mod aligned;
 #[cfg(not(loom))]
 mod arena;
 #[cfg(not(loom))]
@@ -47,9 +57,12 @@ mod snapshot;
 #[cfg(all(test, loom))]
 mod models;
 
+#[cfg(doc)]
+pub mod docs;
+
 #[cfg(not(loom))]
 pub use arena::{Arena, ArenaBuilder, Snapshotter, Writable};
-pub use error::{Error, Result};
+pub use error::Error;
 pub use options::{Engine, Window};
 #[cfg(not(loom))]
 pub use pages::{Page, Pages};

@@ -1,7 +1,7 @@
 //! What an arena is made with.
 
 #[cfg(not(loom))]
-use crate::error::Result;
+use crate::error::Error;
 
 /// How write permission is taken from pages, and given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -19,36 +19,64 @@ pub enum Engine {
 
 /// How many neighbours of a page its first write saves and makes writable along with it.
 ///
-/// A fault costs several times what copying a page does, so where a block of pages is being written all
-/// over, one fault had better deal with many of them. Copies made ahead of a write that never comes are
-/// wasted; [`Stats::pages_saved_ahead`](crate::Stats::pages_saved_ahead) counts all that were made ahead.
+/// A fault costs several times what copying a page does, so where a block of pages is being written
+/// all over, it pays that one fault deals with many of them. Copies made ahead of a write that
+/// never comes are wasted. How many that can be is said as *copies made per page written, all
+/// copies counted*: 1 with [`Page`](Self::Page), at most 4 by default.
+/// [`Stats::pages_saved`](crate::Stats::pages_saved) counts all copies,
+/// [`Stats::pages_saved_ahead`](crate::Stats::pages_saved_ahead) those made ahead.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Window {
-    /// Only the page itself: the fewest copies, the most faults. Until mappings run short.
+    /// Only the page itself: 1 copy per page written, and the most faults. Until mappings run
+    /// short.
     Page,
-    /// The aligned block of so many pages that the page is in (a power of two, or rounded up to one).
+    /// The aligned block of so many pages that the page is in: at least 1, rounded up to a power of
+    /// two.
     Fixed(usize),
     /// As many as pays, by how densely the neighbourhood is written and whether a run of pages is written
     /// in order.
     Adaptive {
-        /// The most pages that one fault deals with (rounded down to a power of two, and at most 512).
+        /// The most pages that one fault deals with: at least 1, rounded down to a power of two,
+        /// and at most 512.
         max_pages: usize,
-        /// The most copies per page written that are made, at least 1. What was written is estimated by
-        /// comparing some of the copies with the arena. When less was written since the last snapshot
-        /// than between the two before, that earlier figure counts, as far as it is at most 32 times the
-        /// pages written since.
+        /// The most copies made per page written, all copies counted: at least 1, which allows none
+        /// ahead; infinity is no bound. What was written is estimated by comparing some of the
+        /// copies with the arena. When less was written since the last snapshot than between the
+        /// two before, that earlier figure counts, as far as it is at most 32 times the pages
+        /// written since.
         max_ratio: f64,
     },
 }
 
 impl Default for Window {
-    /// `Adaptive { max_pages: 128, max_ratio: 4.0 }`
+    /// `Adaptive { max_pages: 128, max_ratio: 4.0 }`: at most 4 copies made per page written, all
+    /// copies counted.
     fn default() -> Self {
         Self::Adaptive {
             max_pages: 128,
             max_ratio: 4.0,
         }
+    }
+}
+
+#[cfg(not(loom))]
+impl Window {
+    /// Whether an arena can be made with it. What chooses windows takes any, since it runs in the
+    /// handler.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        let makes_sense = match self {
+            Self::Page => true,
+            Self::Fixed(pages) => pages >= 1,
+            // Not a number is not at least 1 either.
+            Self::Adaptive {
+                max_pages,
+                max_ratio,
+            } => max_pages >= 1 && max_ratio >= 1.0,
+        };
+        makes_sense
+            .then_some(())
+            .ok_or(Error::Window { window: self })
     }
 }
 
@@ -88,17 +116,15 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::Engine`](crate::Error::Engine): why not.
+    /// [`Error::Engine`]: why not.
     #[cfg(not(loom))]
-    pub fn check(self) -> Result<()> {
+    pub fn check(self) -> Result<(), Error> {
         match self {
             Self::Mprotect => Ok(()),
-            Self::Userfaultfd => {
-                crate::sys::probe_userfaultfd().map_err(|source| crate::Error::Engine {
-                    engine: self,
-                    source,
-                })
-            }
+            Self::Userfaultfd => crate::sys::probe_userfaultfd().map_err(|source| Error::Engine {
+                engine: self,
+                source,
+            }),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code, reason = "a page may be a view of a frame")]
 
-use crate::error::Result;
+use crate::aligned::AlignedPage;
+use crate::error::Error;
 use crate::page::PageIndex;
 use crate::snapshot::Snapshot;
 
@@ -19,7 +20,7 @@ pub struct Page {
 #[derive(Clone)]
 enum Bytes {
     Owned {
-        bytes: Box<[u8]>,
+        bytes: AlignedPage,
         saved: bool,
     },
     Frame {
@@ -34,7 +35,7 @@ unsafe impl Send for Bytes {}
 unsafe impl Sync for Bytes {}
 
 impl Page {
-    pub(crate) fn read(snapshot: &Snapshot, page: PageIndex) -> Result<Self> {
+    pub(crate) fn read(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
         let home = snapshot.home();
         let bytes = if let Some(frame) = home.saved_frame(snapshot.live(), page)? {
             Bytes::Frame {
@@ -42,7 +43,7 @@ impl Page {
                 snapshot: snapshot.clone(),
             }
         } else {
-            let mut bytes = vec![0; snapshot.page_size()].into_boxed_slice();
+            let mut bytes = AlignedPage::zeroed(snapshot.page_size());
             let saved = home.read(snapshot.live(), page, 0, &mut bytes)?;
             Bytes::Owned { bytes, saved }
         };
@@ -57,7 +58,9 @@ impl Page {
         self.index
     }
 
-    /// The frozen bytes, one page of them.
+    /// The frozen bytes, one page of them. Their address is a multiple of the page size, whether
+    /// they are shared or owned, as in the arena: what could be cast to a type of larger alignment
+    /// there can be cast here.
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Owned { bytes, .. } => bytes,
@@ -102,7 +105,7 @@ impl Pages {
 }
 
 impl Iterator for Pages {
-    type Item = Result<Page>;
+    type Item = Result<Page, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let count = self.snapshot.page_count();

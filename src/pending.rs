@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::guard;
 use crate::home::Home;
 use crate::options::Engine;
@@ -60,7 +60,7 @@ pub struct Left {
 }
 
 impl Pending {
-    pub(crate) fn new(home: &Arc<Home>) -> Result<Self> {
+    pub(crate) fn new(home: &Arc<Home>) -> Result<Self, Error> {
         check_handler(home)?;
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
@@ -85,7 +85,7 @@ impl Pending {
     ///
     /// [`Error::ArenaDropped`]; [`Error::GuardHeld`] when the calling thread holds a guard, for which it
     /// would wait in vain.
-    pub fn step(&mut self, budget: Duration) -> Result<()> {
+    pub fn step(&mut self, budget: Duration) -> Result<(), Error> {
         upgrade(&self.home)?.arm_ahead(&mut self.preparation, budget)
     }
 
@@ -126,7 +126,7 @@ impl Pending {
     /// # Errors
     ///
     /// As [`Snapshotter::snapshot`](crate::Snapshotter::snapshot). Nothing is lost; prepare again.
-    pub fn commit(self) -> Result<Snapshot> {
+    pub fn commit(self) -> Result<Snapshot, Error> {
         let home = upgrade(&self.home)?;
         check_handler(&home)?;
         let live = home.commit()?;
@@ -135,20 +135,20 @@ impl Pending {
 }
 
 /// Prepares, steps and commits in one call.
-pub(crate) fn take_snapshot(home: &Arc<Home>) -> Result<Snapshot> {
+pub(crate) fn take_snapshot(home: &Arc<Home>) -> Result<Snapshot, Error> {
     let mut pending = Pending::new(home)?;
     pending.step(Duration::MAX)?;
     pending.commit()
 }
 
-pub(crate) fn upgrade(home: &Weak<Home>) -> Result<Arc<Home>> {
+pub(crate) fn upgrade(home: &Weak<Home>) -> Result<Arc<Home>, Error> {
     home.upgrade()
         .filter(|home| !home.is_abandoned())
         .ok_or(Error::ArenaDropped)
 }
 
 /// Whether stores would be refused, and a refused store of this thread would come to our handler.
-fn check_handler(home: &Home) -> Result<()> {
+fn check_handler(home: &Home) -> Result<(), Error> {
     home.engine.check().map_err(|source| Error::Engine {
         engine: Engine::Userfaultfd,
         source,

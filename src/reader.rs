@@ -1,5 +1,6 @@
 //! A snapshot as a stream of bytes.
 
+use std::fmt;
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use crate::snapshot::Snapshot;
@@ -11,7 +12,6 @@ const PAGES: usize = 16;
 ///
 /// Made by [`Snapshot::reader`], which it keeps alive. Reads from a snapshot that has failed return
 /// [`Error::StoreExhausted`](crate::Error::StoreExhausted) inside an [`io::Error`].
-#[derive(Debug)]
 pub struct SnapshotReader {
     snapshot: Snapshot,
     /// Where the next byte is read from.
@@ -97,5 +97,15 @@ impl Seek for SnapshotReader {
         self.start = 0;
         self.position = target;
         Ok(target)
+    }
+}
+
+impl fmt::Debug for SnapshotReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotReader")
+            .field("snapshot", &self.snapshot.id())
+            .field("position", &self.position)
+            .field("len", &self.snapshot.len())
+            .finish_non_exhaustive()
     }
 }

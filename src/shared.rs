@@ -1,8 +1,9 @@
 //! What an arena's handle, its snapshots and the fault handler share.
 //!
 //! The operations on it are one file each: [`crate::fault`] (a page is made writable),
-//! [`crate::commit`] (a snapshot is taken), [`crate::release`] (one goes), [`crate::read`] (a frozen page
-//! is read), [`crate::guard`] (a range is kept writable).
+//! [`crate::commit`] (a snapshot is taken), [`crate::release`] (one goes), [`crate::read`] (a
+//! frozen page is read), [`crate::guard`] (a range is kept writable), [`crate::open`] (all of it is
+//! made writable).
 
 use std::io;
 // Orders nothing, so it is plain in models too.
@@ -32,8 +33,9 @@ pub(crate) struct Shared {
     pub density: Density,
     pub store: Store,
     pub versions: Versions,
-    /// Passed by everybody who disarms pages; closed by a commit, the drop of the newest snapshot and
-    /// the last way out of the mapping wall. The next three change only while it is closed.
+    /// Passed by everybody who disarms pages; closed by a commit, the drop of the newest snapshot,
+    /// the last way out of the mapping wall and the opening of the whole arena. The next three
+    /// change only while it is closed.
     pub gate: Gate,
     epoch: AtomicU64,
     newest: AtomicU64,

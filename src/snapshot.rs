@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::commit::Live;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::home::Home;
 use crate::page::PageIndex;
 use crate::pages::{Page, Pages};
@@ -62,10 +62,36 @@ impl Snapshot {
         &self.held.live
     }
 
-    /// Length in bytes: that of the arena.
+    /// The snapshot's number, counted from 1 within its arena: of two, the newer one has the
+    /// larger.
+    ///
+    /// ```
+    /// let arena = pagecow::Arena::new(4096)?;
+    /// let (first, second) = (arena.snapshot()?, arena.snapshot()?);
+    /// assert_eq!((first.id(), second.id()), (1, 2));
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    pub fn id(&self) -> u64 {
+        self.live().epoch.get()
+    }
+
+    /// Whether it still holds all of the arena's bytes. `false`, and so for good, once it lost a
+    /// page to a store that was used up: reads fail then. Costs two loads; writers may change the
+    /// answer at any moment from `true` to `false`.
+    pub fn is_exact(&self) -> bool {
+        !self.home().has_failed(self.live())
+    }
+
+    /// Length in bytes: that of the arena, whole pages.
     #[expect(clippy::len_without_is_empty, reason = "an arena is never empty")]
     pub fn len(&self) -> usize {
         self.held.home.engine.memory().len()
+    }
+
+    /// The length that was asked for when the arena was made, in bytes; [`len`](Self::len) is that,
+    /// rounded up to whole pages.
+    pub fn requested_len(&self) -> usize {
+        self.held.home.requested_len()
     }
 
     /// Size of a page in bytes.
@@ -78,7 +104,9 @@ impl Snapshot {
         self.held.home.pages
     }
 
-    /// Copies the frozen bytes from `offset` on into `buf`, all of it.
+    /// Copies the frozen bytes from `offset` on into `buf`, all of it. That may be a part of the
+    /// arena itself, which so gets back what it held: see
+    /// [`docs/soundness.md`](crate::docs::soundness).
     ///
     /// ```
     /// let mut arena = pagecow::Arena::new(4096)?;
@@ -94,8 +122,9 @@ impl Snapshot {
     /// # Errors
     ///
     /// [`Error::OutOfBounds`] when that is not inside the arena; [`Error::StoreExhausted`] when the
-    /// snapshot has failed, in which case `buf` holds nothing of use.
-    pub fn read_at(&self, offset: usize, buf: &mut [u8]) -> Result<()> {
+    /// snapshot has failed, in which case `buf` holds nothing of use, also where it is a part of
+    /// the arena.
+    pub fn read_at(&self, offset: usize, buf: &mut [u8]) -> Result<(), Error> {
         let len = self.len();
         let end = offset.saturating_add(buf.len());
         if end > len {
@@ -124,7 +153,7 @@ impl Snapshot {
     /// # Errors
     ///
     /// [`Error::NoSuchPage`]; [`Error::StoreExhausted`] when the snapshot has failed.
-    pub fn page(&self, index: usize) -> Result<Page> {
+    pub fn page(&self, index: usize) -> Result<Page, Error> {
         let count = self.page_count();
         let page = PageIndex::checked(index, count).ok_or(Error::NoSuchPage { index, count })?;
         Page::read(self, page)
@@ -175,7 +204,7 @@ impl Snapshot {
     ///
     /// [`Error::NotOlder`] when `older` is newer, or of another arena; [`Error::StoreExhausted`] when
     /// one of the two has failed.
-    pub fn changed_since(&self, older: &Self) -> Result<Vec<Range<usize>>> {
+    pub fn changed_since(&self, older: &Self) -> Result<Vec<Range<usize>>, Error> {
         let number = self.live().epoch;
         let other = older.live().epoch;
         let same_arena = Arc::ptr_eq(&self.held.home, &older.held.home);
@@ -192,15 +221,16 @@ impl Snapshot {
             .collect())
     }
 
-    /// What this snapshot holds. Walks the copies in the store.
+    /// What this snapshot holds. Takes time for the copies in the store, all snapshots' together,
+    /// which are walked; [`id`](Self::id) and [`is_exact`](Self::is_exact) cost nothing.
     pub fn stats(&self) -> SnapshotStats {
         let saved = self.home().copies_of(self.live()) as u64;
         SnapshotStats {
-            number: self.live().epoch.get(),
+            number: self.id(),
             pages: self.page_count() as u64,
             pages_saved: saved,
             bytes_saved: saved * self.page_size() as u64,
-            failed: self.home().has_failed(self.live()),
+            failed: !self.is_exact(),
         }
     }
 }
@@ -214,7 +244,7 @@ impl Drop for Held {
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Snapshot")
-            .field("number", &self.live().epoch.get())
+            .field("number", &self.id())
             .field("len", &self.len())
             .finish_non_exhaustive()
     }

@@ -6,10 +6,11 @@
 //! pages written there between the two snapshots before ([`crate::density`] keeps both), and runs of open pages
 //! that end where the fault is.
 //!
-//! Whatever is expected, [`Evidence::allowance`] bounds the sum of all copies by a multiple of the pages
-//! written. Only where the process's mappings run short it does not count: each isolated open page in an arena
-//! armed by mprotect costs two of them, the kernel allows a fixed number (`vm.max_map_count`), and all libraries of
-//! the process share it; [`reach`] widens as they are used up.
+//! Whatever is expected, [`Evidence::allowance`] bounds the copies made per page written, all
+//! copies counted. Only where the process's mappings run short it does not count: each isolated
+//! open page in an arena armed by mprotect costs two of them, the kernel allows a fixed number
+//! (`vm.max_map_count`), and all libraries of the process share it; [`reach`] widens as they are
+//! used up.
 
 use std::ops::Range;
 

@@ -47,6 +47,13 @@ fn lengths_round_up_and_absurd_ones_are_refused() {
     for_each_engine(|engine| {
         let arena = on(engine).build(1).unwrap();
         assert_eq!((arena.len(), arena.page_count()), (page_size(), 1));
+        assert_eq!(
+            (
+                arena.requested_len(),
+                arena.snapshot().unwrap().requested_len()
+            ),
+            (1, 1)
+        );
         assert_eq!(arena.page_size(), page_size());
         for bytes in [0, usize::MAX, usize::MAX / 2 + 1] {
             let error = on(engine).build(bytes).unwrap_err();
@@ -259,6 +266,55 @@ fn the_reader_is_a_file_of_frozen_bytes() {
         reader.seek(SeekFrom::Start(u64::MAX)).unwrap();
         assert_eq!(reader.read(&mut [0; 8192]).unwrap(), 0);
         assert!(reader.fill_buf().unwrap().is_empty());
+    });
+}
+
+/// Where it overwrites the bytes that it is made of, page by page or some way off.
+#[test]
+fn a_snapshot_is_read_into_its_own_arena() {
+    for_each_engine(|engine| {
+        let page = page_size();
+        let ways = [
+            (0, 0),
+            (0, 5),
+            (5, 0),
+            (page + 9, 9),
+            (9, page + 9),
+            (0, 3 * page),
+            (3 * page + 1, 0),
+        ];
+        for (builder, (from, to), all_armed) in [page_by_page(engine), on(engine)]
+            .into_iter()
+            .flat_map(|builder| ways.map(|way| (builder.clone(), way)))
+            .flat_map(|(builder, way)| [true, false].map(|armed| (builder.clone(), way, armed)))
+        {
+            let (mut arena, bytes) = numbered(builder, 70);
+            let snapshot = arena.snapshot().unwrap();
+            // Not the first page: read five bytes up, it is overwritten while it is read.
+            for index in [1, 2, 30, 64] {
+                arena[index * page + 3] ^= 0xff;
+            }
+            let before = arena.to_vec();
+            let newer = all_armed.then(|| arena.snapshot().unwrap());
+            let len = arena.len() - from.max(to);
+            let mut wanted = before.clone();
+            wanted[to..to + len].copy_from_slice(&bytes[from..from + len]);
+
+            snapshot.read_at(from, &mut arena[to..to + len]).unwrap();
+            assert!(arena[..] == wanted, "{from} to {to}");
+            assert!(frozen(&snapshot, 0, bytes.len()) == bytes);
+            if let Some(newer) = newer {
+                assert!(frozen(&newer, 0, bytes.len()) == before);
+            }
+            arena.check_invariants().unwrap();
+
+            // The way through a buffer.
+            let reader = snapshot.reader();
+            assert_eq!(arena.read_from(.., reader).unwrap(), bytes.len());
+            assert!(arena[..] == bytes);
+            assert!(frozen(&snapshot, 0, bytes.len()) == bytes);
+            arena.check_invariants().unwrap();
+        }
     });
 }
 

@@ -128,11 +128,7 @@ fn read(live: &Mutex<VecDeque<Snapshot>>, seed: u64, stop: &AtomicBool, checked:
 
 /// Pages that differ are among those that are said to have changed.
 fn compare(a: (&Snapshot, &Vec<u8>), b: (&Snapshot, &Vec<u8>)) {
-    let (older, newer) = if a.0.stats().number <= b.0.stats().number {
-        (a, b)
-    } else {
-        (b, a)
-    };
+    let (older, newer) = if a.0.id() <= b.0.id() { (a, b) } else { (b, a) };
     let changed = newer.0.changed_since(older.0).unwrap();
     let page = older.0.page_size();
     for (index, (old, new)) in older.1.chunks(page).zip(newer.1.chunks(page)).enumerate() {

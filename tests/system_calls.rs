@@ -7,10 +7,13 @@ mod common;
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, Write};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use common::{bytes_of, expect_bytes, in_child, on, page_by_page, page_size, patterned};
+use common::{
+    Trail, bytes_of, expect_bytes, in_child, on, page_by_page, page_size, pattern, patterned,
+};
 use pagecow::{Arena, Error};
 
 /// read(2), as a program that knows nothing of armed pages would call it.
@@ -235,6 +238,132 @@ fn a_source_that_breaks_leaves_what_arrived_and_no_guard() {
         let end = arena.len();
         let error = arena.read_from(..end + 1, io::empty()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    });
+    ended.expect_finished();
+}
+
+#[test]
+fn after_the_last_snapshot_open_all_lets_reads_arrive() {
+    let test = "after_the_last_snapshot_open_all_lets_reads_arrive";
+    let ended = in_child(test, |engine| {
+        const PAGES: usize = 1024;
+        let page = page_size();
+        // The upper half is never touched before it is armed.
+        let mut arena = page_by_page(engine).build(PAGES * page).unwrap();
+        let before = pattern(PAGES / 2);
+        arena[..before.len()].copy_from_slice(&before);
+        let snapshot = arena.snapshot().unwrap();
+        let kept = snapshot.page(3).unwrap();
+        arena[page] ^= 0xff;
+        let refused = |arena: &Arena, offset| {
+            let file = file_of(2 * page, 9);
+            let refused = plain_read(&file, arena, offset, 2 * page).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(libc::EFAULT));
+        };
+        refused(&arena, 2 * page);
+
+        // While a snapshot lives it does nothing; a page that owns its bytes keeps none alive.
+        assert!(!arena.open_all().unwrap());
+        refused(&arena, 2 * page);
+        assert_eq!(bytes_of(&snapshot)[..before.len()], before);
+        drop(snapshot);
+        refused(&arena, 2 * page);
+        refused(&arena, (PAGES - 2) * page);
+
+        let faults = arena.stats().faults;
+        assert!(arena.open_all().unwrap());
+        arena.check_invariants().unwrap();
+        for offset in [2 * page, (PAGES - 2) * page] {
+            let file = file_of(2 * page, 9);
+            assert_eq!(
+                plain_read(&file, &arena, offset, 2 * page).unwrap(),
+                2 * page
+            );
+            assert_eq!(arena[offset..offset + 2 * page], vec![9; 2 * page]);
+        }
+        assert_eq!(kept.bytes(), &before[3 * page..4 * page]);
+        arena.fill(5);
+        assert_eq!(arena.stats().faults, faults, "a fault in an open arena");
+        assert!(arena.open_all().unwrap());
+
+        // A further snapshot knows that everything is open.
+        let later = arena.snapshot().unwrap();
+        let wanted = arena.to_vec();
+        refused(&arena, 2 * page);
+        for page_index in [0, 2, PAGES / 2, PAGES - 1] {
+            arena[page_index * page] = 6;
+        }
+        expect_bytes(&later, &wanted);
+        assert_eq!(arena.stats().faults, faults + 4);
+        arena.check_invariants().unwrap();
+    });
+    ended.expect_finished();
+}
+
+/// A datagram that arrives for an armed page is gone, as with any address that the kernel may not
+/// write to.
+#[test]
+fn a_datagram_for_an_armed_page_is_lost_and_one_for_an_open_arena_is_not() {
+    let test = "a_datagram_for_an_armed_page_is_lost_and_one_for_an_open_arena_is_not";
+    let ended = in_child(test, |engine| {
+        let (arena, _) = patterned(on(engine), 4);
+        drop(arena.snapshot().unwrap());
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        sender.send(&[9; 100]).unwrap();
+        let refused = plain_read(&receiver, &arena, 0, 100).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EFAULT));
+        assert!(arena.open_all().unwrap());
+        sender.send(&[8; 100]).unwrap();
+        assert_eq!(plain_read(&receiver, &arena, 0, 100).unwrap(), 100);
+        assert_eq!(arena[..100], [8; 100]);
+    });
+    ended.expect_finished();
+}
+
+/// Threads that store, take snapshots and drop them, and open the arena whenever it is let.
+#[test]
+fn opening_beside_stores_and_snapshots() {
+    let test = "opening_beside_stores_and_snapshots";
+    let ended = in_child(test, |engine| {
+        const ROUNDS: usize = 200;
+        let arena = on(engine).build(64 * page_size()).unwrap();
+        let snapshotter = arena.snapshotter();
+        // SAFETY: the arena's memory as atomics, for as long as it lives; nobody has a reference to
+        // it.
+        let words = unsafe {
+            std::slice::from_raw_parts(arena.as_ptr().cast::<AtomicU64>(), arena.len() / 8)
+        };
+        let stop = AtomicBool::new(false);
+        let opened = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for word in 0..2 {
+                let stop = &stop;
+                scope.spawn(move || {
+                    let mut trail = Trail::new(words, word);
+                    while !stop.load(Relaxed) {
+                        trail.step();
+                    }
+                });
+            }
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    opened.fetch_add(usize::from(arena.open_all().unwrap()), Relaxed);
+                }
+            });
+            let mut round = 0;
+            while round < ROUNDS || opened.load(Relaxed) < 20 {
+                round += 1;
+                let snapshot = snapshotter.snapshot().unwrap();
+                let bytes = bytes_of(&snapshot);
+                for word in 0..2 {
+                    Trail::steps_in(&bytes, word);
+                }
+                assert!(bytes_of(&snapshot) == bytes, "a snapshot has changed");
+            }
+            stop.store(true, Relaxed);
+        });
+        arena.check_invariants().unwrap();
     });
     ended.expect_finished();
 }

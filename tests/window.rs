@@ -233,7 +233,7 @@ fn a_store_smaller_than_the_arena_gets_no_copies_ahead() {
                     (frames, frames, 0)
                 );
                 let last = write(&mut arena, &order[FRAMES..]);
-                assert_eq!((last.copies, snapshot.stats().failed), (0, true));
+                assert_eq!((last.copies, snapshot.is_exact()), (0, false));
             }
         }
     });
@@ -251,7 +251,7 @@ fn a_store_as_large_as_the_arena_gets_copies_ahead() {
             let (costs, snapshot) = write_under_a_snapshot(&mut arena, &all);
             assert_eq!(costs.copies, PAGES as u64);
             assert!(costs.faults < PAGES as u64 / 4, "{window:?}: {costs:?}");
-            assert!(!snapshot.stats().failed);
+            assert!(snapshot.is_exact());
         }
     });
 }
@@ -268,7 +268,6 @@ fn fixed_windows_save_aligned_blocks() {
             (16, 99, 96..100),
             // Rounded up to a power of two.
             (17, 70, 64..96),
-            (0, 70, 70..71),
             (1, 70, 70..71),
             (512, 70, 0..100),
         ] {
@@ -326,12 +325,12 @@ fn huge_pages_change_no_counts() {
     });
 }
 
-/// Arenas with windows that nobody should ask for work.
+/// Arenas with windows that few should ask for work.
 #[test]
 fn extreme_windows() {
     let ended = in_child("extreme_windows", |engine| {
-        for max_pages in [0, 1, usize::MAX] {
-            for max_ratio in [f64::NEG_INFINITY, 0.0, f64::INFINITY, f64::MAX, f64::NAN] {
+        for max_pages in [1, usize::MAX] {
+            for max_ratio in [1.0, f64::MAX, f64::INFINITY] {
                 let window = Window::Adaptive {
                     max_pages,
                     max_ratio,

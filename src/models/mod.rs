@@ -8,6 +8,7 @@ mod ahead;
 mod blocks;
 mod guards;
 mod lifetimes;
+mod opened;
 mod refused;
 mod runs;
 mod used_up;

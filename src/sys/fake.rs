@@ -82,6 +82,8 @@ pub(crate) struct Protection {
     pub half_way: PlainBool,
     /// Fail the next call to `arm` after its first page.
     pub fail_arming: PlainBool,
+    /// The same for the next call to `disarm`.
+    pub fail_disarming: PlainBool,
 }
 
 impl Protection {
@@ -104,6 +106,7 @@ impl Protection {
             no_splits: PlainBool::new(false),
             half_way: PlainBool::new(false),
             fail_arming: PlainBool::new(false),
+            fail_disarming: PlainBool::new(false),
         })
     }
 
@@ -140,6 +143,9 @@ impl Protection {
         }
         for page in range.iter() {
             self.set(page, true);
+            if self.fail_disarming.swap(false, Plain::Relaxed) {
+                return Err(ProtectError::Refused(libc::ENOMEM));
+            }
         }
         Ok(())
     }

@@ -127,7 +127,7 @@ struct Frozen {
 
 impl Frozen {
     fn has_failed(&self) -> bool {
-        self.snapshot.stats().failed
+        !self.snapshot.is_exact()
     }
 
     /// What it was asked is exact, or it says that it has failed, where that may be.

@@ -159,7 +159,10 @@ impl Memory {
 
     fn touch(start: *mut u8, len: usize, page_size: PageSize) {
         for at in (0..len).step_by(page_size.bytes()) {
-            // SAFETY: inside the mapping (the caller's). Others may store to the page meanwhile.
+            // SAFETY: inside the mapping (the caller's). Others may store to the page meanwhile, or
+            // read it through a `Page`'s `&[u8]`, which the language does not allow beside an
+            // atomic write. On the machine nothing happens: the byte is put back as it was found,
+            // in one locked step (docs/soundness.md).
             let byte = unsafe { AtomicU8::from_ptr(start.wrapping_add(at)) };
             // Not `fetch_or(0)`, which compilers turn into a load. Whatever the byte is, it is the same after.
             let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);

@@ -68,7 +68,7 @@ impl Protection {
             .map_or(Ok(()), |engine| engine.check(&self.memory))
     }
 
-    /// How many copies one fault costs, about (docs/benchmarks.md).
+    /// How many copies one fault costs, about ([`docs/benchmarks.md`](crate::docs::benchmarks)).
     pub fn fault_cost(&self) -> usize {
         if self.active().is_some() { 6 } else { 8 }
     }
