@@ -255,10 +255,11 @@ impl Shared {
         self.fail_floor.store(Epoch::NEVER.get(), Ordering::Release);
     }
 
-    /// Whether a snapshot has lost a page, and so may not be read any more.
+    /// Whether a snapshot has lost a page, or its engine, and so may not be read any more.
     pub fn has_failed(&self, snapshot: &Live) -> bool {
         // The floor first: it is reset only after the flags are set.
         self.fail_floor.load(Ordering::Acquire) < snapshot.epoch.get()
             || snapshot.failed.load(Ordering::Relaxed)
+            || self.engine.is_lost()
     }
 }

@@ -39,7 +39,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The engine asked for is not to be had on this system, or in this sandbox. Use
+    /// The engine's file descriptor was closed by somebody, which ended all protection: the snapshots that
+    /// lived then can not be read any more, and the arena takes no more of them. Keep the descriptor out of
+    /// `close_range` and the like, and make a new arena. Or, when an arena is made: the engine asked for is not to be had on this system, or in this sandbox. Use
     /// [`Engine::best`](crate::Engine::best), which takes what there is, or
     /// [`Engine::Mprotect`](crate::Engine::Mprotect), which works everywhere.
     Engine {

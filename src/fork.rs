@@ -95,7 +95,7 @@ fn after_in_child() {
             ledger.guard = ledger.guard.take().filter(|guard| guard.owner == this);
             ledger.commits_waiting = 0;
             let open = ledger.guard.as_ref().map(|guard| guard.pages);
-            arena.home.move_to_mprotect(open);
+            arena.home.move_to_mprotect(ledger, open);
             arena.home.mappings.forked();
             arena.home.store.forget_prefaulting();
         }

@@ -45,6 +45,9 @@ impl Page {
         } else {
             let mut bytes = AlignedPage::zeroed(snapshot.page_size());
             let saved = home.read(snapshot.live(), page, 0, &mut bytes)?;
+            if !saved {
+                home.confirm()?;
+            }
             Bytes::Owned { bytes, saved }
         };
         Ok(Self {

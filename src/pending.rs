@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::guard;
 use crate::home::Home;
-use crate::options::Engine;
 use crate::prepare::Preparation;
 use crate::snapshot::Snapshot;
 use crate::sync::lock;
@@ -149,10 +148,7 @@ pub(crate) fn upgrade(home: &Weak<Home>) -> Result<Arc<Home>, Error> {
 
 /// Whether stores would be refused, and a refused store of this thread would come to our handler.
 fn check_handler(home: &Home) -> Result<(), Error> {
-    home.engine.check().map_err(|source| Error::Engine {
-        engine: Engine::Userfaultfd,
-        source,
-    })?;
+    home.confirm()?;
     let sigbus = home.engine.uses_sigbus().then_some(Refusal::Page);
     for refusal in [Refusal::Mapping].into_iter().chain(sigbus) {
         if !sys::signal::is_installed(refusal) {

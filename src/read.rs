@@ -6,6 +6,7 @@
 
 use crate::commit::Live;
 use crate::error::{Error, Result};
+use crate::options::Engine;
 use crate::page::PageIndex;
 use crate::shared::Shared;
 use crate::store::{Frame, REFILL};
@@ -24,7 +25,7 @@ enum Place {
 
 impl Shared {
     /// Reads bytes of a page, from `offset` within it, as they were at the snapshot. Returns whether
-    /// they came from a copy.
+    /// they came from a copy. If not, they count once [`confirm`](Self::confirm) has said so.
     pub fn read(
         &self,
         snapshot: &Live,
@@ -77,6 +78,7 @@ impl Shared {
             .filter(|meta| meta.serves(older.epoch.get()) && !meta.serves(newer.epoch.get()))
             .map(|meta| meta.page())
             .collect();
+        self.confirm()?;
         for snapshot in [older, newer] {
             self.check(snapshot)?;
         }
@@ -104,7 +106,7 @@ impl Shared {
                     .map(Place::Copy);
                 return copy.ok_or_else(|| {
                     debug_assert!(self.has_failed(snapshot), "a copy is missing");
-                    self.exhausted(snapshot)
+                    self.failure(snapshot)
                 });
             }
             if !word.is_claimed() {
@@ -114,14 +116,27 @@ impl Shared {
         }
     }
 
+    /// Asks the engine whether the pages were protected until now. What was read from live memory before
+    /// is as good as that (invariant 8). A system call, so after several pages rather than after each.
+    pub fn confirm(&self) -> Result<()> {
+        self.engine.check().map_err(|source| Error::Engine {
+            engine: Engine::Userfaultfd,
+            source,
+        })
+    }
+
     fn check(&self, snapshot: &Live) -> Result<()> {
         if self.has_failed(snapshot) {
-            return Err(self.exhausted(snapshot));
+            return Err(self.failure(snapshot));
         }
         Ok(())
     }
 
-    fn exhausted(&self, snapshot: &Live) -> Error {
+    /// Why a snapshot has failed.
+    fn failure(&self, snapshot: &Live) -> Error {
+        if let Err(error) = self.confirm() {
+            return error;
+        }
         Error::StoreExhausted {
             snapshot: snapshot.epoch.get(),
             limit: self.store.limit_bytes(),

@@ -106,10 +106,16 @@ impl Shared {
         self.newest.store(epoch.get(), Ordering::Relaxed);
     }
 
-    /// In the child of a fork, with the gate closed: an arena protected by userfaultfd goes on with mprotect, all
-    /// pages armed but those of the guard.
+    /// In the child of a fork, with the gate closed: an arena protected by userfaultfd goes on with
+    /// mprotect, all pages armed but those of the guard.
     #[cfg(not(loom))]
-    pub fn move_to_mprotect(&self, guarded: Option<PageRange>) {
+    pub fn move_to_mprotect(&self, ledger: &Ledger, guarded: Option<PageRange>) {
+        if self.engine.check().is_err() {
+            // What was lost before the fork stays lost; what comes is protected again.
+            for entry in &ledger.live {
+                entry.snapshot.failed.store(true, Ordering::Relaxed);
+            }
+        }
         match self.engine.move_to_mprotect(guarded) {
             Ok(false) => {}
             Ok(true) => {

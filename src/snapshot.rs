@@ -137,15 +137,19 @@ impl Snapshot {
         let page_size = self.home().page_size;
         let mut at = offset;
         let mut rest = buf;
+        let mut all_saved = true;
         while !rest.is_empty() {
             let page = page_size.page_of(at);
             let within = at - page_size.offset_of(page);
             let (now, later) = rest.split_at_mut(rest.len().min(page_size.bytes() - within));
-            self.home().read(self.live(), page, within, now)?;
+            all_saved &= self.home().read(self.live(), page, within, now)?;
             at += now.len();
             rest = later;
         }
-        Ok(())
+        if all_saved {
+            return Ok(());
+        }
+        self.home().confirm()
     }
 
     /// One frozen page.

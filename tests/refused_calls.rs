@@ -234,7 +234,7 @@ fn calls_of_the_library_come_here() {
             Call::Unprotect,
             Call::Api,
             Call::Register,
-            Call::Wake,
+            Call::Fstat,
             Call::Userfaultfd,
             Call::Mincore,
         ];
@@ -300,11 +300,11 @@ fn registering_memory() {
 
 #[test]
 fn asking_for_the_descriptor() {
-    let refusals = [AtOnce(ENOMEM), AtOnce(EAGAIN)];
+    let refusals = [AtOnce(ENOMEM)];
     refuse_each(
         "asking_for_the_descriptor",
         &USERFAULTFD,
-        Call::Wake,
+        Call::Fstat,
         &refusals,
     );
 }

@@ -105,9 +105,8 @@ impl Blocks {
     /// Gives write permission back to pages that the caller has claimed. Async-signal-safe when `by` is.
     pub fn disarm(&self, range: PageRange, by: &impl Protect) -> Result<(), ProtectError> {
         if range.count() == self.pages {
-            // One call for all of it splits no mapping. Nobody else is at work.
-            by.mapping(range, true)?;
-            self.set_whole(range, false);
+            // Nobody else is at work.
+            self.open_mappings(by)?;
         }
         for (block, _) in self.parts(range) {
             self.split(block, || {
@@ -117,6 +116,14 @@ impl Blocks {
             })?;
         }
         by.pages(range, true)
+    }
+
+    /// Protects no block as a whole any more, by one call, which splits no mapping.
+    pub fn open_mappings(&self, by: &impl Protect) -> Result<(), ProtectError> {
+        let all = PageRange::all(self.pages);
+        by.mapping(all, true)?;
+        self.set_whole(all, false);
+        Ok(())
     }
 
     /// Splits all blocks, by so few calls that no further mapping is needed. While nobody disarms.

@@ -150,6 +150,14 @@ impl Protection {
         Ok(())
     }
 
+    pub fn check(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub fn is_lost(&self) -> bool {
+        false
+    }
+
     pub fn fault_cost(&self) -> usize {
         10
     }

@@ -22,8 +22,8 @@ pub enum Call {
     Api,
     /// `UFFDIO_REGISTER`
     Register,
-    /// `UFFDIO_WAKE`, by which the library asks whether the descriptor is still there.
-    Wake,
+    /// By which the library asks whether the descriptor is still there.
+    Fstat,
     Userfaultfd,
     Madvise,
     Mincore,
@@ -184,6 +184,17 @@ extern "C" fn mincore(start: *mut c_void, len: usize, resident: *mut u8) -> c_in
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn fstat(descriptor: c_int, stat: *mut c_void) -> c_int {
+    let arguments = [descriptor as usize, stat as usize, 0, 0, 0, 0];
+    answer(Some(Call::Fstat), libc::SYS_fstat, arguments) as c_int
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn fstat64(descriptor: c_int, stat: *mut c_void) -> c_int {
+    fstat(descriptor, stat)
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn munmap(start: *mut c_void, len: usize) -> c_int {
     let arguments = [start as usize, len, 0, 0, 0, 0];
     answer(Some(Call::Munmap), libc::SYS_munmap, arguments) as c_int
@@ -253,7 +264,6 @@ extern "C" fn ioctl(descriptor: c_int, request: c_ulong, argument: *mut c_void) 
     let call = match (request >> 8 & 0xff == TYPE, request & 0xff) {
         (true, 0x3f) => Some(Call::Api),
         (true, 0x00) => Some(Call::Register),
-        (true, 0x02) => Some(Call::Wake),
         (true, 0x06) => {
             // SAFETY: the third word of `struct uffdio_writeprotect`, which the caller passes.
             let mode = unsafe { argument.cast::<u64>().wrapping_add(2).read() };

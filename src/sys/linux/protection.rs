@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "mprotect")]
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::memory::Memory;
 use super::userfaultfd::{Calls, Userfaultfd};
@@ -16,6 +16,8 @@ pub(crate) struct Protection {
     memory: Memory,
     page_size: PageSize,
     userfaultfd: Option<Userfaultfd>,
+    /// Its descriptor was closed: nothing is protected, and no snapshot is exact.
+    lost: AtomicBool,
     /// System calls that changed protection.
     calls: AtomicU64,
 }
@@ -49,6 +51,7 @@ impl Protection {
             memory,
             page_size,
             userfaultfd,
+            lost: AtomicBool::new(false),
             calls: AtomicU64::new(0),
         })
     }
@@ -62,10 +65,20 @@ impl Protection {
         self.active().is_none()
     }
 
-    /// Whether the protection can still be relied on.
+    /// `Err` when the protection has ended behind our back, for good. Async-signal-safe.
     pub fn check(&self) -> io::Result<()> {
-        self.active()
-            .map_or(Ok(()), |engine| engine.check(&self.memory))
+        let Some(engine) = self.active() else {
+            return Ok(());
+        };
+        engine.check().inspect_err(|_| {
+            // Release: whoever stores to a page that is opened from here on has seen it.
+            self.lost.store(true, Ordering::Release);
+        })
+    }
+
+    /// Whether a check has failed.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 
     /// How many copies one fault costs, about ([`docs/benchmarks.md`](crate::docs::benchmarks)).
@@ -88,7 +101,7 @@ impl Protection {
     /// stay as armed as they were. Returns whether it did. Not while others open pages.
     pub fn unfold(&self) -> Result<bool, ProtectError> {
         match self.active() {
-            Some(engine) => engine.unfold(&self.by()).map(|()| true),
+            Some(engine) => self.insist(|by| engine.unfold(by)).map(|()| true),
             None => Ok(false),
         }
     }
@@ -121,9 +134,30 @@ impl Protection {
     /// Gives write permission back. Async-signal-safe.
     pub fn disarm(&self, range: PageRange) -> Result<(), ProtectError> {
         match self.active() {
-            Some(engine) => engine.disarm(range, &self.by()),
-            None => self.by().mapping(range, true),
+            Some(engine) => self.insist(|by| engine.disarm(range, by)),
+            None => self.insist(|by| by.mapping(range, true)),
         }
+    }
+
+    /// Makes calls that open pages, again where they are refused for no lack of mappings: the store that
+    /// waits for them can neither land nor be refused, and lack of memory passes. Gives up the protection
+    /// of an engine that has lost it. Async-signal-safe.
+    fn insist(
+        &self,
+        act: impl Fn(&Calls<'_>) -> Result<(), ProtectError>,
+    ) -> Result<(), ProtectError> {
+        const TIMES: usize = 100;
+        let mut done = act(&self.by());
+        for _ in 0..TIMES {
+            if !matches!(done, Err(ProtectError::Refused(_))) {
+                break;
+            }
+            if let (Err(_), Some(engine)) = (self.check(), self.active()) {
+                return engine.give_up(&self.by());
+            }
+            done = act(&self.by());
+        }
+        done
     }
 
     /// In the child of a fork, where userfaultfd protects nothing: arms all pages but `open`, and goes on with
@@ -133,6 +167,7 @@ impl Protection {
             return Ok(false);
         };
         engine.forsake();
+        self.lost.store(false, Ordering::Relaxed);
         let pages = self.memory.len() / self.page_size.bytes();
         self.arm(PageRange::all(pages))?;
         open.map_or(Ok(()), |open| self.disarm(open))?;

@@ -51,12 +51,6 @@ struct RegisterArgs {
 }
 
 #[repr(C)]
-struct RangeArgs {
-    start: u64,
-    len: u64,
-}
-
-#[repr(C)]
 struct WriteProtectArgs {
     start: u64,
     len: u64,
@@ -65,7 +59,6 @@ struct WriteProtectArgs {
 
 const IOCTL_API: libc::Ioctl = libc::_IOWR::<ApiArgs>(0xaa, 0x3f);
 const IOCTL_REGISTER: libc::Ioctl = libc::_IOWR::<RegisterArgs>(0xaa, 0x00);
-const IOCTL_WAKE: libc::Ioctl = libc::_IOR::<RangeArgs>(0xaa, 0x02);
 const IOCTL_WRITEPROTECT: libc::Ioctl = libc::_IOWR::<WriteProtectArgs>(0xaa, 0x06);
 
 /// Most blocks of an arena: each may be a mapping of its own.
@@ -74,6 +67,8 @@ const MOST_BLOCKS: usize = 8192;
 pub(super) struct Userfaultfd {
     /// The descriptor, or -1 in the child of a fork.
     descriptor: AtomicI32,
+    /// Which file that is: somebody may close the descriptor, and its number be used again.
+    inode: u64,
     blocks: Blocks,
 }
 
@@ -84,8 +79,10 @@ impl Userfaultfd {
         let pages = memory.len() / page_size.bytes();
         let block = pages.div_ceil(MOST_BLOCKS).next_power_of_two().max(table);
         let blocks = Blocks::new(pages, block)?;
+        let descriptor = open()?;
         let this = Self {
-            descriptor: AtomicI32::new(open()?),
+            descriptor: AtomicI32::new(descriptor),
+            inode: inode(descriptor)?,
             blocks,
         };
         let mut api = ApiArgs {
@@ -115,7 +112,16 @@ impl Userfaultfd {
 
     /// In the child of a fork: it protects nothing here.
     pub fn forsake(&self) {
-        close(self.descriptor.swap(-1, Ordering::Relaxed));
+        self.close();
+    }
+
+    fn close(&self) {
+        let ours = self.check().is_ok();
+        let descriptor = self.descriptor.swap(-1, Ordering::Relaxed);
+        if ours {
+            // SAFETY: our own descriptor, not used any more.
+            unsafe { libc::close(descriptor) };
+        }
     }
 
     fn ioctl<T>(&self, request: libc::Ioctl, args: &mut T) -> io::Result<()> {
@@ -128,14 +134,23 @@ impl Userfaultfd {
         }
     }
 
-    /// Whether somebody closed the descriptor, which ended all protection.
-    pub fn check(&self, memory: &Memory) -> io::Result<()> {
-        // A call without effect, since nobody sleeps for a page.
-        let mut range = RangeArgs {
-            start: memory.as_ptr() as u64,
-            len: memory.len() as u64,
-        };
-        self.ioctl(IOCTL_WAKE, &mut range)
+    /// `Err` when somebody closed the descriptor, which ended all protection. Async-signal-safe.
+    pub fn check(&self) -> io::Result<()> {
+        // Any other error tells nothing about the descriptor.
+        for _ in 0..3 {
+            match inode(self.descriptor()) {
+                Ok(inode) if inode == self.inode => return Ok(()),
+                Err(error) if error.raw_os_error() != Some(libc::EBADF) => {}
+                _ => break,
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EBADF))
+    }
+
+    /// After the descriptor was closed, and all snapshots are known to have failed: has the mappings
+    /// refuse no store any more. Async-signal-safe.
+    pub fn give_up(&self, by: &Calls<'_>) -> Result<(), ProtectError> {
+        self.blocks.open_mappings(by)
     }
 
     /// As [`Protection::arm`](super::Protection::arm).
@@ -217,7 +232,7 @@ impl Protect for Calls<'_> {
 
 impl Drop for Userfaultfd {
     fn drop(&mut self) {
-        close(self.descriptor());
+        self.close();
     }
 }
 
@@ -235,9 +250,13 @@ fn open() -> io::Result<RawFd> {
     Ok(descriptor as RawFd)
 }
 
-fn close(descriptor: RawFd) {
-    if descriptor >= 0 {
-        // SAFETY: our own descriptor, not used any more.
-        unsafe { libc::close(descriptor) };
+/// The number of the file behind a descriptor: each userfaultfd has one of its own (Linux 5.12).
+fn inode(descriptor: RawFd) -> io::Result<u64> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: `stat` is writable.
+    if unsafe { libc::fstat(descriptor, stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
     }
+    // SAFETY: the call filled it in.
+    Ok(unsafe { stat.assume_init() }.st_ino)
 }
