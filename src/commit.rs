@@ -47,6 +47,8 @@ pub(crate) struct Ledger {
 
 /// Resident before the first snapshot, when nothing is known.
 const FEW_FRAMES: usize = 256;
+/// So few free frames are not worth giving back.
+const KEPT_FRAMES: usize = 1024;
 /// How many frames are made ready at once. More are, beside arming ahead.
 const FIRST_PREFAULT: usize = 64;
 
@@ -71,7 +73,8 @@ impl Shared {
                 bytes: frames * self.page_size.bytes(),
                 source,
             })?;
-        self.prefault(FIRST_PREFAULT);
+        let few = FIRST_PREFAULT.min(self.pages / 16);
+        self.store.prefault(few, !self.engine.splits_mappings());
         Ok(())
     }
 
@@ -157,21 +160,42 @@ impl Shared {
         armed.map(|nanoseconds| (waited_for, nanoseconds))
     }
 
-    /// How many frames the copies of the time after the next commit are expected to take: as many as were
-    /// used since the last one, and a few when nothing is known.
+    /// How many free frames are made resident for the time after the next commit. As many copies are
+    /// expected as were made since the last one; frames that hold copies now are expected to become free
+    /// for them. A few when nothing is known.
     pub fn frames_expected(&self) -> usize {
         let used = self.counters.saved_since_commit() as usize;
-        used.max((self.pages / 64).min(FEW_FRAMES)).min(self.pages)
+        let more = used.min(self.pages).saturating_sub(self.store.in_use());
+        more.max((self.pages / 64).min(FEW_FRAMES))
     }
 
-    /// Free frames whose memory is kept when the last snapshot goes.
-    pub fn frames_kept(&self) -> usize {
-        (self.pages / 8).max(1024)
+    /// Free frames whose memory is kept: while snapshots live, as many as were used since the last commit,
+    /// or between the two before; an eighth of the arena at most when none lives.
+    pub fn frames_kept(&self, any_lives: bool) -> usize {
+        let used = self.counters.saved_lately() as usize;
+        let most = if any_lives {
+            self.pages
+        } else {
+            self.pages / 8
+        };
+        used.min(most).max(KEPT_FRAMES)
     }
 
-    /// Makes so many free frames resident: by calls, unless they would keep off who changes mappings.
+    /// Makes `count` free frames resident. Avoids `madvise` where writers change mappings, since both
+    /// need the kernel's lock of them.
     pub fn prefault(&self, count: usize) {
-        self.store.prefault(count, !self.engine.splits_mappings());
+        let missing = count.saturating_sub(self.store.free_resident());
+        let by_call = !self.engine.splits_mappings();
+        if missing > 0 {
+            let aside = {
+                let _ledger = lock(&self.ledger);
+                self.store.set_aside_empty(missing, self.pages)
+            };
+            if let Some(aside) = aside {
+                self.store.populate(aside, by_call);
+            }
+        }
+        self.store.prefault(count, by_call);
     }
 
     /// How many of the copies made since the last commit to compare with the arena before the snapshot that they

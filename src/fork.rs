@@ -57,9 +57,12 @@ fn before() {
             let home: &'static Home = unsafe { &*std::ptr::from_ref(home) };
             // In the order of `release`.
             let reclaim = lock(&home.reclaim);
+            let ledger = lock(&home.ledger);
+            // The thread that has set them aside would not be there in the child to bring them back.
+            home.store.wait_for_aside();
             HeldArena {
                 home,
-                ledger: lock(&home.ledger),
+                ledger,
                 _reclaim: reclaim,
             }
         })

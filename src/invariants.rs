@@ -105,6 +105,9 @@ impl Shared {
                 ));
             }
         }
+        if !self.store.is_complete() {
+            return Err("a frame is neither in use nor free, or both".to_owned());
+        }
         (used == self.store.in_use()).then_some(()).ok_or_else(|| {
             format!(
                 "{used} frames hold copies, {} are counted",

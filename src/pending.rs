@@ -125,11 +125,21 @@ impl Pending {
     /// # Errors
     ///
     /// As [`Snapshotter::snapshot`](crate::Snapshotter::snapshot). Nothing is lost; prepare again.
-    pub fn commit(self) -> Result<Snapshot, Error> {
-        let home = upgrade(&self.home)?;
+    pub fn commit(mut self) -> Result<Snapshot, Error> {
+        // Dropped without an arena, it gives nothing back.
+        let home = upgrade(&std::mem::take(&mut self.home))?;
         check_handler(&home)?;
         let live = home.commit()?;
         Ok(Snapshot::new(home, live))
+    }
+}
+
+impl Drop for Pending {
+    /// Frames that were made resident for the snapshot are not needed when it was given up.
+    fn drop(&mut self) {
+        if let Ok(home) = upgrade(&self.home) {
+            home.trim();
+        }
     }
 }
 

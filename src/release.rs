@@ -22,7 +22,7 @@ struct Inherited {
 impl Shared {
     /// Takes `snapshot` off the live list and deals with its copies. Its handles are gone.
     pub fn release(&self, snapshot: &Live) {
-        let _one_at_a_time = lock(&self.reclaim);
+        let one_at_a_time = lock(&self.reclaim);
         if snapshot.epoch == self.newest() {
             self.compare_copies(0..self.copies_to_compare());
         }
@@ -82,17 +82,32 @@ impl Shared {
         }
         self.hand_over(&older, &inherited);
         self.free(freed);
-        self.trim(self.frames_kept());
+        drop(one_at_a_time);
+        self.trim();
     }
 
-    /// While no snapshot lives, gives memory of the store back. Each step keeps commits away, since a
-    /// writer could not take the frames that are on their way.
-    pub fn trim(&self, keep: usize) {
+    /// Gives memory of free frames back to the system, but for those that are expected to be used. In
+    /// small steps, since a commit waits for the frames of one.
+    pub fn trim(&self) {
+        self.trim_beyond(|any_lives| self.frames_kept(any_lives));
+    }
+
+    /// As [`trim`](Self::trim), with another choice of how many to keep.
+    pub fn trim_beyond(&self, keep: impl Fn(bool) -> usize) {
         loop {
             let ledger = lock(&self.ledger);
-            if !ledger.live.is_empty() || !self.store.trim(keep) {
+            let any_lives = !ledger.live.is_empty();
+            let keep = keep(any_lives);
+            let aside = if any_lives {
+                self.store.set_aside_resident(keep, self.pages)
+            } else {
+                self.store.set_aside_unused(keep)
+            };
+            drop(ledger);
+            let Some(aside) = aside else {
                 return;
-            }
+            };
+            self.store.give_back(aside);
         }
     }
 

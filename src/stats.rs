@@ -37,6 +37,9 @@ pub struct Stats {
     pub store_bytes: u64,
     /// The most bytes of the store that held copies at one time.
     pub store_bytes_peak: u64,
+    /// Bytes of the store that are resident now: those that hold copies, and those kept free for further
+    /// ones. Not a counter.
+    pub store_resident_bytes: u64,
     /// The most kernel mappings that the arena consisted of at one time (own estimate: exact with one
     /// writer thread). With [`Engine::Mprotect`](crate::Engine::Mprotect) only.
     pub vma_peak: u64,
@@ -122,6 +125,8 @@ pub(crate) struct Counters {
     pages_saved_ahead: AtomicU64,
     snapshots: AtomicU64,
     saved_at_commit: AtomicU64,
+    /// Between the last two commits.
+    saved_before: AtomicU64,
     wall_exits: AtomicU64,
     reader_retries: AtomicU64,
     last_pause_ns: AtomicU64,
@@ -145,6 +150,7 @@ impl Default for Counters {
             pages_saved_ahead: zero(),
             snapshots: zero(),
             saved_at_commit: zero(),
+            saved_before: zero(),
             wall_exits: zero(),
             reader_retries: zero(),
             last_pause_ns: zero(),
@@ -219,6 +225,8 @@ impl Counters {
     /// A snapshot was taken, and its commit kept the gate closed for this long.
     pub fn committed(&self, pause: u64) {
         add(&self.snapshots, 1);
+        self.saved_before
+            .store(self.saved_since_commit(), Ordering::Relaxed);
         let saved = self.pages_saved.load(Ordering::Relaxed);
         self.saved_at_commit.store(saved, Ordering::Release);
         self.last_pause_ns.store(pause, Ordering::Relaxed);
@@ -235,6 +243,12 @@ impl Counters {
         self.pages_saved
             .load(Ordering::Relaxed)
             .saturating_sub(before)
+    }
+
+    /// Copies made since the last snapshot was taken, or between the two before, whichever are more.
+    pub fn saved_lately(&self) -> u64 {
+        self.saved_since_commit()
+            .max(self.saved_before.load(Ordering::Relaxed))
     }
 
     /// The counters that are kept here; `page` is the page size in bytes.

@@ -4,12 +4,19 @@
 //! saved at most once between two commits, so as many free frames as the arena has pages are enough for
 //! any writer. The handler takes a frame with one atomic, from the first of these that has one:
 //!
-//! 1. `ready`: frames used before and free again;
-//! 2. `fresh`: the others, handed out in order. The memory of the first of them is resident: pre-faulted before
-//!    a snapshot, as many as were used after the last one, and refilled by who reads one. Beyond those the
-//!    kernel zeroes a page as a frame is filled, which doubles what a copy costs.
+//! 1. `ready`: frames used before and free again, whose memory is resident;
+//! 2. those `fresh` frames whose memory is resident: pre-faulted before a snapshot, and refilled by
+//!    whoever reads one;
+//! 3. `empty`: frames used before whose memory was given back to the system;
+//! 4. the other `fresh` ones, in order.
 //!
-//! When the last copy goes all frames are fresh again.
+//! Where a frame's memory is not resident, the kernel zeroes a page as it is filled, which doubles what a
+//! copy costs. When the last copy goes all frames are fresh again.
+//!
+//! Frames are made resident or given back while they are set *aside*, a few at a time: nobody can take
+//! them then. So that no writer finds none because of that, frames are set aside only where as many as
+//! the arena has pages remain, and a commit waits until none are aside. Setting aside and waiting are
+//! ordered by the ledger's lock; the slow part needs no lock.
 //!
 //! With a limit, fewer frames than pages may be left, and [`Store::take`] may return `None`.
 //! Frames are named by index, never by address.
@@ -18,7 +25,7 @@ use std::io;
 use std::sync::OnceLock;
 
 use crate::page::{PageIndex, PageRange, PageSize};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, sleep_u32, wait_until, wake_u32};
 use crate::sys::{self, Memory, ZeroValid, Zeroed};
 
 /// One slot of the store.
@@ -101,6 +108,20 @@ impl FrameMeta {
     }
 }
 
+/// Frames that are set aside at one time, of those that writers may be waiting for, and of those that
+/// nobody needs.
+const SOME: usize = 64;
+const SOME_UNUSED: u32 = 512;
+
+/// Free frames that nobody can take until they are given back or populated.
+#[must_use = "a commit waits for them"]
+pub(crate) struct Aside {
+    /// Ascending.
+    frames: Vec<Frame>,
+    /// They are fresh, and will be so again.
+    tail: bool,
+}
+
 /// Resident frames that who reads a snapshot sees to while writers use them up.
 pub(crate) const REFILL: u32 = 1024;
 
@@ -131,6 +152,11 @@ pub(crate) struct Store {
     resident: AtomicU32,
     prefaulting: AtomicBool,
     ready: FreeStack,
+    empty: FreeStack,
+    /// Frames that are set aside.
+    aside: AtomicU32,
+    /// Some frames below `resident` may not be resident.
+    holes: AtomicBool,
     in_use: AtomicU32,
     in_use_peak: AtomicU32,
 }
@@ -212,6 +238,9 @@ impl Store {
             resident: AtomicU32::new(0),
             prefaulting: AtomicBool::new(false),
             ready: FreeStack::new(),
+            empty: FreeStack::new(),
+            aside: AtomicU32::new(0),
+            holes: AtomicBool::new(false),
             in_use: AtomicU32::new(0),
             in_use_peak: AtomicU32::new(0),
         }
@@ -219,16 +248,26 @@ impl Store {
 
     /// Takes a frame, or `None` when the limit leaves none. Async-signal-safe.
     pub fn take(&self) -> Option<Frame> {
-        let frame = self.ready.pop(self).or_else(|| self.take_fresh())?;
+        let frame = self
+            .take_resident()
+            .or_else(|| self.empty.pop(self))
+            .or_else(|| self.take_fresh(u32::MAX))?;
         let in_use = self.in_use.fetch_add(1, Ordering::Relaxed) + 1;
         self.in_use_peak.fetch_max(in_use, Ordering::Relaxed);
         Some(frame)
     }
 
-    fn take_fresh(&self) -> Option<Frame> {
+    fn take_resident(&self) -> Option<Frame> {
+        self.ready
+            .pop(self)
+            .or_else(|| self.take_fresh(self.resident.load(Ordering::Relaxed)))
+    }
+
+    /// The next fresh frame, if its index is below this.
+    fn take_fresh(&self, below: u32) -> Option<Frame> {
         let mut next = self.fresh.load(Ordering::Relaxed);
         // Acquire: a frame below `reserved` has its segment.
-        while next < self.reserved.load(Ordering::Acquire) {
+        while next < below.min(self.reserved.load(Ordering::Acquire)) {
             match self.fresh.compare_exchange_weak(
                 next,
                 next + 1,
@@ -302,9 +341,10 @@ impl Store {
             .wrapping_add(self.page_size.offset_of(slot))
     }
 
-    /// Makes sure that at least `free` frames can be taken, as far as the limit allows. One caller at a
-    /// time, never in the handler.
+    /// Makes sure that at least `free` frames can be taken, as far as the limit allows. Under the ledger's
+    /// lock, never in the handler.
     pub fn reserve(&self, free: usize) -> io::Result<()> {
+        self.wait_for_aside();
         let wanted = self
             .in_use
             .load(Ordering::Relaxed)
@@ -362,6 +402,129 @@ impl Store {
         self.prefaulting.store(false, Ordering::Release);
     }
 
+    /// Free frames whose memory is resident.
+    pub fn free_resident(&self) -> usize {
+        let fresh = self.fresh.load(Ordering::Relaxed);
+        let pre_faulted = self.resident.load(Ordering::Relaxed).saturating_sub(fresh);
+        (self.ready.len.load(Ordering::Relaxed) + pre_faulted) as usize
+    }
+
+    /// Waits until no frame is set aside. Under the ledger's lock, so that none is afterwards.
+    pub fn wait_for_aside(&self) {
+        let none = || self.aside.load(Ordering::Acquire) == 0;
+        wait_until(none, || match self.aside.load(Ordering::Relaxed) {
+            0 => {}
+            seen => sleep_u32(&self.aside, seen),
+        });
+    }
+
+    /// Sets some free frames aside whose memory is resident, of those beyond `keep`, to be
+    /// [given back](Self::give_back). Leaves `pages` that can be taken. Under the ledger's lock.
+    pub fn set_aside_resident(&self, keep: usize, pages: usize) -> Option<Aside> {
+        let count = self.free_resident().saturating_sub(keep);
+        self.set_aside(count, pages, Self::take_resident)
+    }
+
+    /// Sets up to `count` free frames aside whose memory was given back, to be
+    /// [populated](Self::populate). Leaves `pages` that can be taken. Under the ledger's lock.
+    pub fn set_aside_empty(&self, count: usize, pages: usize) -> Option<Aside> {
+        self.set_aside(count, pages, |this| this.empty.pop(this))
+    }
+
+    fn set_aside(
+        &self,
+        count: usize,
+        pages: usize,
+        take: impl Fn(&Self) -> Option<Frame>,
+    ) -> Option<Aside> {
+        let aside = self.aside.load(Ordering::Relaxed) as usize;
+        let spare = self.free().saturating_sub(aside + pages);
+        let mut frames: Vec<Frame> = (0..count.min(spare).min(SOME))
+            .map_while(|_| take(self))
+            .collect();
+        if frames.is_empty() {
+            return None;
+        }
+        self.aside.fetch_add(frames.len() as u32, Ordering::Relaxed);
+        frames.sort_unstable();
+        Some(Aside {
+            frames,
+            tail: false,
+        })
+    }
+
+    /// With no copy left, begins again with the first frame, and sets the last of those aside whose memory is
+    /// resident, of those beyond `keep`. While no snapshot lives, under the ledger's lock.
+    pub fn set_aside_unused(&self, keep: usize) -> Option<Aside> {
+        if self.in_use() > 0 || self.aside.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let used = self.fresh.swap(0, Ordering::Relaxed);
+        let resident = self.resident.load(Ordering::Relaxed).max(used);
+        self.ready.clear();
+        self.empty.clear();
+        let keep = if self.holes.load(Ordering::Relaxed) {
+            0
+        } else {
+            keep.min(u32::MAX as usize) as u32
+        };
+        let count = resident.saturating_sub(keep).min(SOME_UNUSED);
+        self.resident.store(resident - count, Ordering::Relaxed);
+        if count == 0 {
+            if resident == 0 {
+                self.holes.store(false, Ordering::Relaxed);
+            }
+            return None;
+        }
+        self.aside.fetch_add(count, Ordering::Relaxed);
+        let frames = (resident - count..resident).map(Frame).collect();
+        Some(Aside { frames, tail: true })
+    }
+
+    /// Gives the memory of frames that are set aside back to the system.
+    pub fn give_back(&self, aside: Aside) {
+        if !aside.tail {
+            self.holes.store(true, Ordering::Relaxed);
+        }
+        for (segment, range) in self.runs(&aside) {
+            segment.memory.discard(range, self.page_size);
+        }
+        self.end_aside(aside, &self.empty);
+    }
+
+    /// Makes frames that are set aside resident. `by_call`: see [`Memory::populate`].
+    pub fn populate(&self, aside: Aside, by_call: bool) {
+        for (segment, range) in self.runs(&aside) {
+            segment.memory.populate(range, self.page_size, by_call);
+        }
+        self.end_aside(aside, &self.ready);
+    }
+
+    fn end_aside(&self, aside: Aside, stack: &FreeStack) {
+        let count = aside.frames.len() as u32;
+        if !aside.tail {
+            for frame in aside.frames {
+                stack.push(self, frame);
+            }
+        }
+        // Release: a commit that waits for this finds the frames.
+        self.aside.fetch_sub(count, Ordering::Release);
+        wake_u32(&self.aside);
+    }
+
+    /// The runs of neighbours, each within a segment.
+    fn runs(&self, aside: &Aside) -> impl Iterator<Item = (&Segment, PageRange)> {
+        let number = |frame: &Frame| self.place(frame.0).0;
+        let runs = aside
+            .frames
+            .chunk_by(move |one, next| one.0 + 1 == next.0 && number(one) == number(next));
+        runs.map(|run| {
+            let (segment, first) = self.locate(run[0]);
+            let last = PageIndex::new(first.get() + run.len() - 1);
+            (segment, PageRange::new(first, last))
+        })
+    }
+
     /// Whether frames are taken and few resident ones are left.
     pub fn runs_short(&self) -> bool {
         let fresh = self.fresh.load(Ordering::Relaxed);
@@ -370,37 +533,22 @@ impl Store {
             && self.resident.load(Ordering::Relaxed) < fresh.saturating_add(REFILL / 2)
     }
 
-    /// With no copy left: begins anew with the first frame, and gives some of the memory of those beyond `keep`
-    /// back to the system; returns whether there is more to give. While no snapshot lives, since frames
-    /// must not be taken meanwhile.
-    pub fn trim(&self, keep: usize) -> bool {
-        const SOME: u32 = 8192;
-        if self.in_use() > 0 {
-            return false;
-        }
-        let used = self.fresh.swap(0, Ordering::Relaxed);
-        self.ready.clear();
-        let resident = self.resident.load(Ordering::Relaxed).max(used);
-        let keep = keep.min(u32::MAX as usize) as u32;
-        if resident <= keep {
-            self.resident.store(resident, Ordering::Relaxed);
-            return false;
-        }
-        let (_, slot) = self.place(resident - 1);
-        let some = SOME.min(slot as u32 + 1);
-        let first = resident.saturating_sub(some).max(keep);
-        let (segment, slot) = self.locate(Frame(first));
-        let last = PageIndex::new(slot.get() + (resident - first) as usize - 1);
-        segment
-            .memory
-            .discard(PageRange::new(slot, last), self.page_size);
-        self.resident.store(first, Ordering::Relaxed);
-        true
-    }
-
     /// Frames in use now.
     pub fn in_use(&self) -> usize {
         self.in_use.load(Ordering::Relaxed) as usize
+    }
+
+    /// Frames whose memory is resident, in use or free.
+    pub fn resident(&self) -> usize {
+        self.in_use() + self.free_resident()
+    }
+
+    /// For checks while nobody is at work: whether each frame that was ever handed out is in use or free.
+    #[cfg(not(loom))]
+    pub fn is_complete(&self) -> bool {
+        let free = |stack: &FreeStack| stack.len.load(Ordering::Relaxed) as usize;
+        let known = self.in_use() + free(&self.ready) + free(&self.empty);
+        known == self.fresh.load(Ordering::Relaxed) as usize
     }
 
     /// Most frames in use at one time so far.
@@ -483,14 +631,61 @@ mod tests {
         assert_eq!(store.limit_bytes(), 5 * region::page::size());
     }
 
+    fn give_all_back(store: &Store, aside: impl Fn() -> Option<Aside>) -> usize {
+        let mut times = 0;
+        while let Some(aside) = aside() {
+            store.give_back(aside);
+            times += 1;
+        }
+        times
+    }
+
     #[test]
-    fn trimmed_frames_are_usable_again() {
+    fn frames_that_were_given_back_are_usable_again() {
         let store = store(8, 1000);
-        store.reserve(100).unwrap();
-        store.prefault(40, false);
-        while store.trim(10) {}
-        let taken: HashSet<Frame> = (0..100).map(|_| store.take().unwrap()).collect();
-        assert_eq!(taken.len(), 100);
+        store.reserve(1000).unwrap();
+        store.prefault(600, false);
+        assert_eq!(store.free_resident(), 600);
+        assert_eq!(give_all_back(&store, || store.set_aside_unused(10)), 2);
+        assert_eq!(store.free_resident(), 10);
+        let taken: HashSet<Frame> = (0..1000).map(|_| store.take().unwrap()).collect();
+        assert_eq!(taken.len(), 1000);
+    }
+
+    #[test]
+    fn free_frames_are_given_back_while_others_are_in_use() {
+        let store = store(8, 500);
+        store.reserve(500).unwrap();
+        store.prefault(250, false);
+        let taken: Vec<Frame> = (0..200).map(|_| store.take().unwrap()).collect();
+        for frame in &taken[..150] {
+            store.put(*frame);
+        }
+        assert_eq!((store.free_resident(), store.resident()), (200, 250));
+        // As many as the arena has pages must remain for writers.
+        assert!(store.set_aside_resident(0, 450).is_none());
+        give_all_back(&store, || store.set_aside_resident(20, 8));
+        assert_eq!((store.free_resident(), store.resident()), (20, 70));
+        store.populate(store.set_aside_empty(30, 8).unwrap(), true);
+        assert_eq!(store.free_resident(), 50);
+        let again: HashSet<Frame> = (0..450).map(|_| store.take().unwrap()).collect();
+        assert_eq!(again.len(), 450);
+        assert!(taken[150..].iter().all(|frame| !again.contains(frame)));
+        assert!(store.is_complete());
+    }
+
+    #[test]
+    fn a_reservation_waits_until_no_frame_is_aside() {
+        let store = store(8, 40);
+        store.reserve(40).unwrap();
+        store.prefault(40, true);
+        let aside = store.set_aside_resident(0, 8).unwrap();
+        assert_eq!(aside.frames.len(), 32);
+        std::thread::scope(|scope| {
+            scope.spawn(|| store.give_back(aside));
+            store.reserve(40).unwrap();
+            assert_eq!(std::iter::from_fn(|| store.take()).count(), 40);
+        });
     }
 
     impl std::hash::Hash for Frame {

@@ -1,0 +1,101 @@
+//! What README says of memory, as the system counts it.
+
+mod common;
+
+use common::mappings::{forbid_huge_pages, resident};
+use common::{in_child, page_by_page, page_size};
+use pagecow::{Arena, Engine, Snapshot};
+
+const LEN: usize = 64 << 20;
+/// Bookkeeping, and frames that are few enough to be kept whatever was used.
+const LITTLE: usize = 8 << 20;
+
+/// An arena of which every page was written, and what is resident without it.
+fn filled(engine: Engine) -> (Arena, usize) {
+    forbid_huge_pages();
+    let before = resident();
+    let mut arena = page_by_page(engine).build(LEN).unwrap();
+    arena.fill(1);
+    (arena, before)
+}
+
+fn write_everything(arena: &mut Arena, value: u8) {
+    arena.fill(value);
+}
+
+/// Beyond the arena itself, copies and what is kept beside them.
+#[track_caller]
+fn expect_beyond_the_arena(arena: &Arena, before: usize, copies: usize) {
+    let beyond = resident().saturating_sub(before + LEN);
+    assert!(beyond <= copies + LITTLE, "{beyond} bytes, not {copies}");
+    let said = arena.stats().store_resident_bytes as usize;
+    assert!(beyond <= said + LITTLE, "{beyond} bytes, {said} said");
+    assert!(said <= beyond + (1 << 20), "{beyond} bytes, {said} said");
+}
+
+fn rolling(arena: &mut Arena, mut newest: Snapshot, times: usize) -> Snapshot {
+    for round in 0..times {
+        arena[round * page_size()] ^= 1;
+        newest = arena.snapshot().unwrap();
+    }
+    newest
+}
+
+/// A copy of each page that was written, and nothing ahead for pages that have copies.
+#[test]
+fn a_second_snapshot_after_everything_was_written() {
+    let ended = in_child("a_second_snapshot_after_everything_was_written", |engine| {
+        let (mut arena, before) = filled(engine);
+        let first = arena.snapshot().unwrap();
+        write_everything(&mut arena, 2);
+        expect_beyond_the_arena(&arena, before, LEN);
+        let second = arena.snapshot().unwrap();
+        expect_beyond_the_arena(&arena, before, LEN);
+        assert_eq!(arena.stats().store_bytes as usize, LEN);
+        drop(first);
+        arena.check_invariants().unwrap();
+        drop(second);
+        // An eighth is kept.
+        expect_beyond_the_arena(&arena, before, LEN / 8);
+    });
+    ended.expect_finished();
+}
+
+/// Snapshot after snapshot, with one alive at any time.
+#[test]
+fn memory_shrinks_while_snapshots_live() {
+    let ended = in_child("memory_shrinks_while_snapshots_live", |engine| {
+        let (mut arena, before) = filled(engine);
+        let first = arena.snapshot().unwrap();
+        write_everything(&mut arena, 2);
+        let newest = rolling(&mut arena, first, 50);
+        arena.check_invariants().unwrap();
+        expect_beyond_the_arena(&arena, before, 0);
+        // What was given back is good for copies again.
+        let frozen = arena.to_vec();
+        write_everything(&mut arena, 3);
+        common::expect_bytes(&newest, &frozen[..]);
+        let newest = rolling(&mut arena, newest, 1);
+        drop(newest);
+        expect_beyond_the_arena(&arena, before + LEN, LEN / 8);
+        arena.check_invariants().unwrap();
+    });
+    ended.expect_finished();
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_leaves_nothing() {
+    let ended = in_child("a_snapshot_that_is_given_up_leaves_nothing", |engine| {
+        let (mut arena, before) = filled(engine);
+        let first = arena.snapshot().unwrap();
+        write_everything(&mut arena, 2);
+        drop(first);
+        let mut pending = arena.prepare().unwrap();
+        while !pending.is_ready() {
+            pending.step(std::time::Duration::from_millis(1)).unwrap();
+        }
+        drop(pending);
+        expect_beyond_the_arena(&arena, before, LEN / 8);
+    });
+    ended.expect_finished();
+}
