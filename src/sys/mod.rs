@@ -13,7 +13,8 @@
 //! - `futex`: sleeping and waking by address. A sleeper may wake early, never late.
 //! - `signal`, `fork`, `clock`, `mappings`, [`die`].
 //!
-//! Async-signal-safe: `copy_page`, `read`, `arm`, `disarm`, `futex`, `clock::now`, `mappings`, `die`.
+//! Async-signal-safe: `copy_page`, `read`, `differs`, `arm`, `disarm`, `unfold`, `check`, `futex`,
+//! `clock::now`, `mappings`, `thread_number`, `die`.
 
 mod blocks;
 
