@@ -6,14 +6,15 @@
 //! that failed half way leaves its pages in the set, and "open" in doubt
 //! ([`half_armed`](crate::shared::Shared::half_armed)).
 //!
-//! Two levels of bits, so that neither taking a snapshot nor looking for the nearest open page walks
-//! what was never written: 64 GiB of 4 KiB pages has 4096 words in the upper one.
+//! Three levels of bits, so that neither taking a snapshot nor looking for the nearest open page walks
+//! what was never written: 16 TiB of 4 KiB pages has 16384 words in the uppermost.
 
 use crate::page::{PageIndex, PageRange};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::Zeroed;
 
 const BITS: usize = u64::BITS as usize;
+const LEVELS: usize = 3;
 
 /// A part of the dirty set that can be armed by one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,22 +31,30 @@ pub(crate) struct DirtySet {
     pages: usize,
     /// All pages from here on are open, whatever the bits say: never armed so far, or disarmed as a whole.
     open_from: AtomicU32,
-    /// One bit a page.
-    leaves: Zeroed<AtomicU64>,
-    /// One bit a word of `leaves`: set when that word has one set.
-    summary: Zeroed<AtomicU64>,
+    /// The lowest has one bit a page; each other has one bit a word of the one below, set when that word has one
+    /// set.
+    levels: [Zeroed<AtomicU64>; LEVELS],
 }
 
 impl DirtySet {
     /// The set of an arena that was never armed: everything is open.
     pub fn new(pages: usize) -> std::io::Result<Self> {
         let leaves = pages.div_ceil(BITS);
+        let middle = leaves.div_ceil(BITS);
+        let top = middle.div_ceil(BITS);
         Ok(Self {
             pages,
             open_from: AtomicU32::new(0),
-            leaves: Zeroed::new(leaves)?,
-            summary: Zeroed::new(leaves.div_ceil(BITS))?,
+            levels: [
+                Zeroed::new(leaves)?,
+                Zeroed::new(middle)?,
+                Zeroed::new(top)?,
+            ],
         })
+    }
+
+    fn leaves(&self) -> &[AtomicU64] {
+        &self.levels[0]
     }
 
     pub fn contains(&self, page: PageIndex) -> bool {
@@ -57,7 +66,7 @@ impl DirtySet {
     }
 
     fn has_bit(&self, page: PageIndex) -> bool {
-        let bits = self.leaves[page.get() / BITS].load(Ordering::Relaxed);
+        let bits = self.leaves()[page.get() / BITS].load(Ordering::Relaxed);
         bits & (1 << (page.get() % BITS)) != 0
     }
 
@@ -68,13 +77,41 @@ impl DirtySet {
             let from = first.max(leaf * BITS) % BITS;
             let to = last.min(leaf * BITS + BITS - 1) % BITS;
             let bits = (u64::MAX >> (BITS - 1 - (to - from))) << from;
-            self.leaves[leaf].fetch_or(bits, Ordering::Relaxed);
-            let summary = &self.summary[leaf / BITS];
-            let bit = 1 << (leaf % BITS);
-            if summary.load(Ordering::Relaxed) & bit == 0 {
-                // Release: who finds the bit finds the leaf's.
-                summary.fetch_or(bit, Ordering::Release);
+            self.leaves()[leaf].fetch_or(bits, Ordering::Relaxed);
+            self.mark(leaf);
+        }
+    }
+
+    /// Notes in the upper levels that a word of the lowest has bits. A thread that finds a bit set leaves the levels
+    /// above to the one that set it, which is inside the gate until that is done.
+    fn mark(&self, leaf: usize) {
+        let mut below = leaf;
+        for level in &self.levels[1..] {
+            let word = &level[below / BITS];
+            let bit = 1 << (below % BITS);
+            if word.load(Ordering::Relaxed) & bit != 0 {
+                return;
             }
+            // Release: a thread that finds the bit finds those below it.
+            if word.fetch_or(bit, Ordering::Release) != 0 {
+                return;
+            }
+            below /= BITS;
+        }
+    }
+
+    /// Takes a word of the lowest level, which has no bits any more, out of the upper levels. Only with the gate
+    /// closed and drained.
+    fn unmark(&self, leaf: usize) {
+        let mut below = leaf;
+        for level in &self.levels[1..] {
+            let word = &level[below / BITS];
+            let left = word.load(Ordering::Relaxed) & !(1 << (below % BITS));
+            word.store(left, Ordering::Relaxed);
+            if left != 0 {
+                return;
+            }
+            below /= BITS;
         }
     }
 
@@ -93,8 +130,20 @@ impl DirtySet {
     /// them (one at least) in at most `runs` runs; and how many pages and runs those are. `None` when no
     /// page from there on is open. Only with the gate closed.
     pub fn slice(&self, from: usize, pages: usize, runs: usize) -> Option<Slice> {
+        self.slice_up_to(from, pages, runs, |end| end)
+    }
+
+    /// The same; a run of which not all fits in is cut at `cut`, which is given the first page that does not fit, and
+    /// may answer with a later one.
+    pub fn slice_up_to(
+        &self,
+        from: usize,
+        pages: usize,
+        runs: usize,
+        cut: impl Fn(usize) -> usize,
+    ) -> Option<Slice> {
         // What lies beyond a page that was never armed must not be armed before it.
-        let first = self.next_open(from.min(self.open_from()))?;
+        let first = self.next_open(from.min(self.open_from()), self.pages)?;
         let mut slice = Slice {
             range: PageRange::new(first, first),
             pages: 0,
@@ -105,29 +154,32 @@ impl DirtySet {
             && slice.pages < pages
             && slice.runs < runs
         {
-            let room = pages - slice.pages;
-            // Who only asks may come while a commit clears what it looks at.
-            let end = self
-                .run_end(start.get())
-                .clamp(start.get() + 1, start.get().saturating_add(room));
+            let start = start.get();
+            let full = start.saturating_add(pages - slice.pages).min(self.pages);
+            // A thread that only asks may come while a commit clears what it looks at.
+            let mut end = self.run_end(start, full).max(start + 1);
+            if end == full {
+                end = self.run_end(end, cut(end).min(self.pages)).max(end);
+            }
             slice.range = PageRange::new(first, PageIndex::new(end - 1));
-            slice.pages += end - start.get();
+            slice.pages += end - start;
             slice.runs += 1;
-            next = self.next_open(end);
+            next = self.next_open(end, self.pages);
         }
         Some(slice)
     }
 
-    /// As [`slice`](Self::slice), without the pages `kept`, which stay open and between two slices. Only
-    /// with the gate closed and drained.
+    /// As [`slice_up_to`](Self::slice_up_to), without the pages `kept`, which stay open and between two
+    /// slices. Only with the gate closed and drained.
     pub fn slice_outside(
         &self,
         from: usize,
         pages: usize,
         runs: usize,
         kept: Option<PageRange>,
+        cut: impl Fn(usize) -> usize,
     ) -> Option<Slice> {
-        let slice = self.slice(from, pages, runs)?;
+        let slice = self.slice_up_to(from, pages, runs, &cut)?;
         let Some(kept) = kept else {
             return Some(slice);
         };
@@ -149,20 +201,17 @@ impl DirtySet {
             self.add(PageRange::new(first, kept.last()));
             self.open_from.store(beyond as u32, Ordering::Relaxed);
         }
-        self.slice(beyond, pages, runs)
+        self.slice_up_to(beyond, pages, runs, cut)
     }
 
     /// The first run of open pages from `from` up to `last`, and the further ones that are at most `close` pages
     /// from the one before. Only with the gate closed.
     pub fn run_from(&self, from: usize, last: PageIndex, close: usize) -> Option<PageRange> {
         let end = last.get() + 1;
-        let first = self.next_open(from).filter(|page| *page <= last)?;
-        let mut to = self.run_end(first.get()).min(end);
-        while let Some(next) = self.next_open(to)
-            && next <= last
-            && next.get() - to <= close
-        {
-            to = self.run_end(next.get()).min(end);
+        let first = self.next_open(from, end)?;
+        let mut to = self.run_end(first.get(), end);
+        while let Some(next) = self.next_open(to, end.min(to + close + 1)) {
+            to = self.run_end(next.get(), end);
         }
         Some(PageRange::new(first, PageIndex::new(to - 1)))
     }
@@ -175,45 +224,43 @@ impl DirtySet {
             self.open_from.store(end as u32, Ordering::Relaxed);
         }
         let mut at = first;
-        while let Some(open) = self.next_from(at).filter(|open| open.get() < end) {
-            let leaf = open.get() / BITS;
-            let from = open.get() % BITS;
+        while let Some(open) = self.next_bit(0, at, end) {
+            let leaf = open / BITS;
+            let from = open % BITS;
             let to = (end - 1).min(leaf * BITS + BITS - 1) % BITS;
             let taken = (u64::MAX >> (BITS - 1 - (to - from))) << from;
-            let left = self.leaves[leaf].load(Ordering::Relaxed) & !taken;
-            self.leaves[leaf].store(left, Ordering::Relaxed);
+            let left = self.leaves()[leaf].load(Ordering::Relaxed) & !taken;
+            self.leaves()[leaf].store(left, Ordering::Relaxed);
             if left == 0 {
-                let summary = &self.summary[leaf / BITS];
-                let bits = summary.load(Ordering::Relaxed) & !(1 << (leaf % BITS));
-                summary.store(bits, Ordering::Relaxed);
+                self.unmark(leaf);
             }
             at = leaf * BITS + to + 1;
         }
     }
 
-    /// The first open page from `from` on.
-    fn next_open(&self, from: usize) -> Option<PageIndex> {
-        let open_from = self.open_from();
-        if from >= open_from {
-            return PageIndex::checked(from, self.pages);
-        }
-        self.next_from(from)
-            .filter(|page| page.get() < open_from)
-            .or_else(|| PageIndex::checked(open_from, self.pages))
+    /// The first open page from `from` up to `end`.
+    fn next_open(&self, from: usize, end: usize) -> Option<PageIndex> {
+        let end = end.min(self.pages);
+        let bits_end = end.min(self.open_from());
+        let open = self
+            .next_bit(0, from, bits_end)
+            .unwrap_or(from.max(bits_end));
+        (open < end).then(|| PageIndex::new(open))
     }
 
-    /// One past the last open page of the run that `page` is in.
-    fn run_end(&self, page: usize) -> usize {
+    /// One past the last open page of the run that `page` is in, `end` at most.
+    fn run_end(&self, page: usize, end: usize) -> usize {
+        let bits_end = end.min(self.open_from());
         let mut at = page;
-        while at < self.open_from() {
+        while at < bits_end {
             let closed =
-                !self.leaves[at / BITS].load(Ordering::Relaxed) & (u64::MAX << (at % BITS));
+                !self.leaves()[at / BITS].load(Ordering::Relaxed) & (u64::MAX << (at % BITS));
             if closed != 0 {
-                return at / BITS * BITS + closed.trailing_zeros() as usize;
+                return (at / BITS * BITS + closed.trailing_zeros() as usize).min(end);
             }
             at = at / BITS * BITS + BITS;
         }
-        self.pages
+        end
     }
 
     /// Open pages in a row just below `page`, as far as its word and the one below tell.
@@ -222,7 +269,7 @@ impl DirtySet {
         let mut run = 0;
         for leaf in (0..=at / BITS).rev().take(2) {
             let end = at.min(leaf * BITS + BITS) - leaf * BITS;
-            let bits = self.leaves[leaf].load(Ordering::Relaxed);
+            let bits = self.leaves()[leaf].load(Ordering::Relaxed);
             // The bits below `end`, moved to the top.
             let here = match end {
                 0 => continue,
@@ -240,9 +287,9 @@ impl DirtySet {
     pub fn run_above(&self, page: PageIndex) -> usize {
         let at = page.get() + 1;
         let mut run = 0;
-        for leaf in (at / BITS..self.leaves.len()).take(2) {
+        for leaf in (at / BITS..self.leaves().len()).take(2) {
             let from = at.max(leaf * BITS) % BITS;
-            let bits = self.leaves[leaf].load(Ordering::Relaxed);
+            let bits = self.leaves()[leaf].load(Ordering::Relaxed);
             let here = (bits >> from).trailing_ones() as usize;
             run += here;
             if here < BITS - from {
@@ -261,7 +308,7 @@ impl DirtySet {
             let leaf = at / BITS;
             let to = (end - 1).min(leaf * BITS + BITS - 1) % BITS;
             let mask = (u64::MAX >> (BITS - 1 - (to - at % BITS))) << (at % BITS);
-            open += (self.leaves[leaf].load(Ordering::Relaxed) & mask).count_ones() as usize;
+            open += (self.leaves()[leaf].load(Ordering::Relaxed) & mask).count_ones() as usize;
             at = leaf * BITS + to + 1;
         }
         end.saturating_sub(first) - open
@@ -270,69 +317,51 @@ impl DirtySet {
     /// The open page nearest to `range`, at most `reach` pages away on either side.
     pub fn nearest(&self, range: PageRange, reach: usize) -> Option<PageIndex> {
         let (first, last) = (range.first().get(), range.last().get());
-        let below = first
-            .checked_sub(1)
-            .and_then(|from| self.previous_from(from))
-            .map(|page| (first - page.get(), page));
+        let below = self
+            .previous_bit(0, first.saturating_sub(reach), first)
+            .map(|page| (first - page, PageIndex::new(page)));
         let above = self
-            .next_open(last + 1)
+            .next_open(last + 1, last.saturating_add(reach).saturating_add(1))
             .map(|page| (page.get() - last, page));
-        let (far, page) = below.into_iter().chain(above).min()?;
-        (far <= reach).then_some(page)
+        let (_, page) = below.into_iter().chain(above).min()?;
+        Some(page)
     }
 
-    /// The first page from `from` upwards that has a bit.
-    fn next_from(&self, from: usize) -> Option<PageIndex> {
-        if from >= self.pages {
-            return None;
-        }
-        let leaf = from / BITS;
-        let here = self.leaves[leaf].load(Ordering::Relaxed) & (u64::MAX << (from % BITS));
-        if here != 0 {
-            return Some(Self::page(leaf, here.trailing_zeros()));
-        }
-        let leaf = self.next_leaf(leaf + 1)?;
-        let bits = self.leaves[leaf].load(Ordering::Relaxed);
-        (bits != 0).then(|| Self::page(leaf, bits.trailing_zeros()))
-    }
-
-    /// The last page from `from` downwards that has a bit.
-    fn previous_from(&self, from: usize) -> Option<PageIndex> {
-        let leaf = from / BITS;
-        let mask = u64::MAX >> (BITS - 1 - from % BITS);
-        let here = self.leaves[leaf].load(Ordering::Relaxed) & mask;
-        if here != 0 {
-            return Some(Self::page(leaf, here.ilog2()));
-        }
-        let leaf = self.previous_leaf(leaf.checked_sub(1)?)?;
-        let bits = self.leaves[leaf].load(Ordering::Relaxed);
-        (bits != 0).then(|| Self::page(leaf, bits.ilog2()))
-    }
-
-    fn page(leaf: usize, bit: u32) -> PageIndex {
-        PageIndex::new(leaf * BITS + bit as usize)
-    }
-
-    fn next_leaf(&self, from: usize) -> Option<usize> {
-        let mut mask = u64::MAX << (from % BITS);
-        for index in from / BITS..self.summary.len() {
-            let bits = self.summary[index].load(Ordering::Acquire) & mask;
+    /// The first bit of a level that is set, from `from` up to `end`.
+    fn next_bit(&self, level: usize, from: usize, end: usize) -> Option<usize> {
+        let mut from = from;
+        while from < end {
+            let word = from / BITS;
+            let bits =
+                self.levels[level][word].load(Ordering::Acquire) & (u64::MAX << (from % BITS));
             if bits != 0 {
-                return Some(index * BITS + bits.trailing_zeros() as usize);
+                let found = word * BITS + bits.trailing_zeros() as usize;
+                return (found < end).then_some(found);
             }
-            mask = u64::MAX;
+            let word = match level + 1 {
+                LEVELS => word + 1,
+                above => self.next_bit(above, word + 1, end.div_ceil(BITS))?,
+            };
+            from = word * BITS;
         }
         None
     }
 
-    fn previous_leaf(&self, from: usize) -> Option<usize> {
-        let mut mask = u64::MAX >> (BITS - 1 - from % BITS);
-        for index in (0..=from / BITS).rev() {
-            let bits = self.summary[index].load(Ordering::Acquire) & mask;
+    /// The last bit of a level that is set, from `from` up to `end`.
+    fn previous_bit(&self, level: usize, from: usize, end: usize) -> Option<usize> {
+        let mut end = end;
+        while from < end {
+            let word = (end - 1) / BITS;
+            let mask = u64::MAX >> (BITS - 1 - (end - 1) % BITS);
+            let bits = self.levels[level][word].load(Ordering::Acquire) & mask;
             if bits != 0 {
-                return Some(index * BITS + bits.ilog2() as usize);
+                let found = word * BITS + bits.ilog2() as usize;
+                return (found >= from).then_some(found);
             }
-            mask = u64::MAX;
+            end = match level + 1 {
+                LEVELS => word * BITS,
+                above => self.previous_bit(above, from / BITS, word)? * BITS + BITS,
+            };
         }
         None
     }
@@ -369,15 +398,21 @@ mod tests {
         assert!(set.contains(page(0)));
     }
 
+    /// More than a word of the middle level stands for.
+    const PAGES: usize = 300_000;
+
+    fn somewhere() -> impl Strategy<Value = usize> {
+        prop_oneof![0usize..9000, 262_000usize..262_300, 0usize..PAGES]
+    }
+
     proptest! {
-        /// Against a `BTreeSet`: membership, slices and nearest neighbour, over word borders of both levels.
+        /// Against a `BTreeSet`: membership, slices and nearest neighbour, over word borders of all levels.
         #[test]
         fn behaves_as_a_set_of_pages(
-            runs in prop::collection::vec((0usize..9000, 0usize..200), 0..12),
-            probes in prop::collection::vec((0usize..9000, 0usize..9000), 1..20),
+            runs in prop::collection::vec((somewhere(), 0usize..200), 0..12),
+            probes in prop::collection::vec((somewhere(), 0usize..9000), 1..20),
             most in (1usize..500, 1usize..5),
         ) {
-            const PAGES: usize = 9000;
             let set = DirtySet::new(PAGES).unwrap();
             set.remove(PageRange::all(PAGES));
             let mut model = BTreeSet::new();
@@ -424,6 +459,14 @@ mod tests {
                 prop_assert_eq!(slice.pages, inside.len());
                 let breaks = inside.windows(2).filter(|pair| pair[0] + 1 < pair[1]).count();
                 prop_assert_eq!(slice.runs, breaks + 1);
+                // The same, cut at a border of 256 pages.
+                let cut = |end: usize| end.next_multiple_of(256);
+                let longer = set.slice_up_to(from, most.0, most.1, cut).unwrap();
+                let end = longer.range.last().get() + 1;
+                prop_assert!(end == last + 1 || end <= cut(last + 1));
+                prop_assert!(end.is_multiple_of(256) || end == PAGES || !model.contains(&end) || end == last + 1
+                    && slice.runs == most.1 && slice.pages < most.0);
+                prop_assert_eq!(longer.pages, model.range(first..end).count());
                 prop_assert!(slice.pages <= most.0 && slice.runs <= most.1);
                 set.remove(slice.range);
                 prop_assert!(inside.iter().all(|at| !set.contains(page(*at))));
@@ -456,7 +499,7 @@ mod tests {
             let kept = kept.0..(kept.0 + kept.1).min(PAGES);
             let outside = PageRange::new(page(kept.start), page(kept.end - 1));
             let mut from = 0;
-            while let Some(slice) = set.slice_outside(from, most.0, most.1, Some(outside)) {
+            while let Some(slice) = set.slice_outside(from, most.0, most.1, Some(outside), |end| end) {
                 let (first, last) = (slice.range.first().get(), slice.range.last().get());
                 prop_assert!(last < kept.start || kept.end <= first);
                 prop_assert_eq!(slice.pages, model.range(first..=last).count());

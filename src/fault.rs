@@ -40,8 +40,9 @@ pub(crate) enum Opened {
 const CANNOT_OPEN: &str =
     "pagecow: the kernel refuses to make the arena writable again; cannot go on\n";
 
-/// Most pages that `make_writable` claims and disarms at one time.
-const BATCH: usize = 256;
+/// Most pages that `make_writable` claims and disarms at one time: an aligned block of them, which may be a
+/// huge page.
+const BATCH: usize = 512;
 
 impl Shared {
     /// Makes `page` writable after a store to it was refused.
@@ -92,7 +93,7 @@ impl Shared {
                 self.table.wait_free(page);
                 continue;
             };
-            let last = PageIndex::new((next + BATCH).min(end) - 1);
+            let last = PageIndex::new((next + 1).next_multiple_of(BATCH).min(end) - 1);
             let mut run = Run::start(self, page, dealt);
             run.grow_up(last);
             let done = run.last.get() + 1;

@@ -53,6 +53,8 @@ mod reader;
 mod registry;
 #[cfg(not(loom))]
 mod snapshot;
+#[cfg(not(loom))]
+mod touched;
 
 #[cfg(all(test, loom))]
 mod models;

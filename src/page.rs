@@ -44,6 +44,11 @@ impl PageSize {
         1 << self.shift
     }
 
+    /// Pages that one table of page-table entries covers, and that a huge page replaces.
+    pub const fn pages_of_table(self) -> usize {
+        self.bytes() / size_of::<u64>()
+    }
+
     /// Pages that hold `len` bytes, or `None` when `len` is zero or the count is over [`MAX_PAGES`].
     pub const fn count_for(self, len: usize) -> Option<usize> {
         let pages = len.div_ceil(self.bytes());

@@ -5,7 +5,9 @@
 use crate::aligned::AlignedPage;
 use crate::error::Error;
 use crate::page::PageIndex;
+use crate::read::Refill;
 use crate::snapshot::Snapshot;
+use crate::touched::Touched;
 
 /// One frozen page.
 ///
@@ -56,6 +58,17 @@ impl Page {
         })
     }
 
+    /// A page that was never touched.
+    fn zeros(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
+        snapshot.home().check(snapshot.live())?;
+        let bytes = AlignedPage::zeroed(snapshot.page_size());
+        let saved = false;
+        Ok(Self {
+            index: page.get(),
+            bytes: Bytes::Owned { bytes, saved },
+        })
+    }
+
     /// The page's number within the arena, counted from 0.
     pub fn index(&self) -> usize {
         self.index
@@ -94,16 +107,46 @@ impl std::fmt::Debug for Bytes {
     }
 }
 
-/// Iterator over the pages of a snapshot, made by [`Snapshot::pages`].
+/// Iterator over the pages of a snapshot, made by [`Snapshot::pages`] or [`Snapshot::touched_pages`].
 #[derive(Clone, Debug)]
 pub struct Pages {
     snapshot: Snapshot,
     next: usize,
+    /// Leave out what was never touched.
+    only_touched: bool,
+    touched: Touched,
+    refill: Refill,
 }
 
 impl Pages {
-    pub(crate) fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot, next: 0 }
+    pub(crate) fn new(snapshot: Snapshot, only_touched: bool) -> Self {
+        Self {
+            snapshot,
+            next: 0,
+            only_touched,
+            touched: Touched::default(),
+            refill: Refill::default(),
+        }
+    }
+
+    /// Reads the next page, if there is one.
+    fn read(&mut self) -> Option<Result<Page, Error>> {
+        let home = self.snapshot.home();
+        let count = home.pages;
+        let touched = self
+            .touched
+            .next_from(home.engine.memory(), home.page_size, self.next)
+            .map_or(count, |pages| pages.start);
+        if self.only_touched {
+            self.next = touched;
+        }
+        let page = PageIndex::checked(self.next, count)?;
+        if touched > self.next {
+            return Some(Page::zeros(&self.snapshot, page));
+        }
+        let read = Page::read(&self.snapshot, page);
+        self.refill.after(1, home);
+        Some(read)
     }
 }
 
@@ -111,16 +154,18 @@ impl Iterator for Pages {
     type Item = Result<Page, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let count = self.snapshot.page_count();
-        let page = PageIndex::checked(self.next, count)?;
-        let page = Page::read(&self.snapshot, page);
-        self.next = if page.is_ok() { self.next + 1 } else { count };
-        Some(page)
+        let page = self.read();
+        self.next = match &page {
+            Some(Ok(_)) => self.next + 1,
+            _ => self.snapshot.page_count(),
+        };
+        page
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let left = self.snapshot.page_count() - self.next;
-        (left.min(1), Some(left))
+        let least = if self.only_touched { 0 } else { left.min(1) };
+        (least, Some(left))
     }
 }
 

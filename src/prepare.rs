@@ -7,8 +7,9 @@
 //! became dirty are repeated until little is left, which the commit arms, or until they do not help.
 //!
 //! A slice is bounded by its pages, since arming costs time for each resident page, and by its runs,
-//! since each run is a mapping that has to be joined. Its size follows the time that arming takes.
-//! The pages of a `writable` guard are left out.
+//! since each run is a mapping that has to be joined. Its size follows the time that arming takes. It
+//! does not end inside a block that the engine would protect as a whole. The pages of a `writable` guard
+//! are left out.
 //!
 //! No new race comes with it: with the gate closed and drained nobody disarms, so after each slice the
 //! dirty set still says exactly what is open.
@@ -21,7 +22,7 @@ use crate::guard;
 use crate::page::PageRange;
 use crate::shared::Shared;
 use crate::sync::lock;
-use crate::sys;
+use crate::sys::{self, Protection};
 
 /// How long arming a slice may take: writers that fault wait for it.
 const SLICE_NS: std::ops::Range<u64> = 100_000..300_000;
@@ -154,17 +155,21 @@ impl Preparation {
 
     /// The next slice of this pass, or the first of the next one, outside the pages `kept`. Only with the
     /// gate closed and drained.
-    fn choose(&mut self, dirty: &DirtySet, kept: Option<PageRange>) -> Option<Slice> {
+    fn choose(
+        &mut self,
+        dirty: &DirtySet,
+        engine: &Protection,
+        kept: Option<PageRange>,
+    ) -> Option<Slice> {
+        let kept = kept.map(|kept| engine.whole_blocks(kept));
+        let cut = |end| engine.whole_end(end);
+        let slice = |from, pages| dirty.slice_outside(from, pages, RUNS, kept, cut);
         let rest = (self.next > 0)
-            // Ends where a block of the engine may end.
-            .then(|| {
-                let pages = self.pages - self.next % self.pages;
-                dirty.slice_outside(self.next, pages, RUNS, kept)
-            })
+            .then(|| slice(self.next, self.pages - self.next % self.pages))
             .flatten();
         let slice = rest.or_else(|| {
             self.end_pass();
-            dirty.slice_outside(0, self.pages, RUNS, kept)
+            slice(0, self.pages)
         });
         self.next = slice.map_or(0, |slice| slice.range.last().get() + 1);
         slice
@@ -303,7 +308,7 @@ impl Shared {
             let kept = ledger.guard.as_ref().map(|guard| guard.pages);
             let mut chosen = None;
             let armed = self.arm(|| {
-                chosen = preparation.choose(&self.dirty, kept);
+                chosen = preparation.choose(&self.dirty, &self.engine, kept);
                 self.counters.passes(preparation.passes);
                 chosen
             });

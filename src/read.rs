@@ -9,12 +9,36 @@ use crate::error::{Error, Result};
 use crate::options::Engine;
 use crate::page::PageIndex;
 use crate::shared::Shared;
-use crate::store::{Frame, REFILL};
+use crate::store::Frame;
 use crate::sync::{Ordering, fence};
 use crate::table::Word;
 
-/// Who reads looks every so many pages whether writers need more frames: they are readied beside them.
-const REFILL_EVERY: usize = 64;
+/// A thread that reads pages in order looks every so many whether writers need more frames, and readies some.
+#[cfg(not(loom))]
+const REFILL_EVERY: usize = 16;
+#[cfg(not(loom))]
+const REFILL_FRAMES: usize = 32;
+
+/// Pages that were read in order since frames were last readied.
+#[cfg(not(loom))]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Refill {
+    pages: usize,
+}
+
+#[cfg(not(loom))]
+impl Refill {
+    /// Some more pages were read.
+    pub fn after(&mut self, pages: usize, shared: &Shared) {
+        self.pages += pages;
+        if self.pages >= REFILL_EVERY {
+            self.pages = 0;
+            if shared.store.runs_short() {
+                shared.prefault(shared.store.free_resident() + REFILL_FRAMES);
+            }
+        }
+    }
+}
 
 /// Where a snapshot finds a page.
 enum Place {
@@ -34,9 +58,6 @@ impl Shared {
         into: &mut [u8],
     ) -> Result<bool> {
         debug_assert!(offset + into.len() <= self.page_size.bytes());
-        if page.get().is_multiple_of(REFILL_EVERY) && self.store.runs_short() {
-            self.prefault(REFILL as usize);
-        }
         loop {
             match self.find(snapshot, page)? {
                 Place::Copy(frame) => {
@@ -125,7 +146,8 @@ impl Shared {
         })
     }
 
-    fn check(&self, snapshot: &Live) -> Result<()> {
+    /// Whether the snapshot can still be read.
+    pub fn check(&self, snapshot: &Live) -> Result<()> {
         if self.has_failed(snapshot) {
             return Err(self.failure(snapshot));
         }

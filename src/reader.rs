@@ -3,12 +3,17 @@
 use std::fmt;
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
+use crate::error::Result;
+use crate::read::Refill;
 use crate::snapshot::Snapshot;
+use crate::touched::Touched;
 
 /// How many pages are read at a time.
 const PAGES: usize = 16;
 
 /// The frozen bytes of a snapshot as a stream: [`Read`], [`BufRead`] and [`Seek`].
+///
+/// Pages that were never touched come as zeros without being looked at, so that they cost no memory.
 ///
 /// Made by [`Snapshot::reader`], which it keeps alive. Reads from a snapshot that has failed return
 /// [`Error::StoreExhausted`](crate::Error::StoreExhausted) inside an [`io::Error`].
@@ -20,6 +25,8 @@ pub struct SnapshotReader {
     /// before byte `buffer_end` of the snapshot.
     buffer: Vec<u8>,
     start: usize,
+    touched: Touched,
+    refill: Refill,
 }
 
 impl SnapshotReader {
@@ -29,7 +36,40 @@ impl SnapshotReader {
             position: 0,
             buffer: Vec::new(),
             start: 0,
+            touched: Touched::default(),
+            refill: Refill::default(),
         }
+    }
+
+    /// Fills `buf` with the bytes from `offset` on, all of them inside the snapshot.
+    fn fill(&mut self, offset: usize, buf: &mut [u8]) -> Result<()> {
+        let home = self.snapshot.home();
+        let page_size = home.page_size;
+        let mut at = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let page = page_size.page_of(at).get();
+            let touched = self
+                .touched
+                .next_from(home.engine.memory(), page_size, page);
+            let zeros_end = touched.as_ref().map_or(home.pages, |pages| pages.start);
+            let end = match &touched {
+                Some(pages) if pages.start == page => pages.end.min(page + PAGES),
+                _ => zeros_end,
+            };
+            let room = (end * page_size.bytes() - at).min(rest.len());
+            let (now, later) = rest.split_at_mut(room);
+            if zeros_end > page {
+                home.check(self.snapshot.live())?;
+                now.fill(0);
+            } else {
+                self.snapshot.read_at(at, now)?;
+                self.refill.after(now.len() / page_size.bytes(), home);
+            }
+            at += now.len();
+            rest = later;
+        }
+        Ok(())
     }
 
     fn left(&self) -> usize {
@@ -41,10 +81,7 @@ impl Read for SnapshotReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.start == self.buffer.len() && buf.len() >= self.snapshot.page_size() {
             let count = buf.len().min(self.left());
-            self.snapshot.read_at(
-                self.position.min(self.snapshot.len() as u64) as usize,
-                &mut buf[..count],
-            )?;
+            self.fill(self.position as usize, &mut buf[..count])?;
             self.position += count as u64;
             return Ok(count);
         }
@@ -64,11 +101,10 @@ impl BufRead for SnapshotReader {
             // Up to a page border, so that later reads are of whole pages.
             let count = (PAGES * page - position % page).min(self.left());
             self.start = 0;
-            self.buffer.resize(count, 0);
-            if let Err(error) = self.snapshot.read_at(position, &mut self.buffer) {
-                self.buffer.clear();
-                return Err(error.into());
-            }
+            let mut buffer = std::mem::take(&mut self.buffer);
+            buffer.resize(count, 0);
+            self.fill(position, &mut buffer)?;
+            self.buffer = buffer;
         }
         Ok(&self.buffer[self.start..])
     }

@@ -147,7 +147,7 @@ impl Shared {
         stats.store_bytes = self.store.in_use() as u64 * page;
         stats.store_bytes_peak = self.store.in_use_peak() as u64 * page;
         stats.store_resident_bytes = self.store.resident() as u64 * page;
-        stats.vma_peak = self.mappings.peak();
+        stats.vma_peak = self.mappings.peak() + self.engine.most_borders();
         stats.protect_calls = self.engine.calls();
         stats.drains = self.gate.drains();
         stats

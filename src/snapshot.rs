@@ -9,6 +9,7 @@ use crate::home::Home;
 use crate::page::PageIndex;
 use crate::pages::{Page, Pages};
 use crate::reader::SnapshotReader;
+use crate::touched::Touched;
 
 /// A point in time of one arena: its bytes as they were then, whatever was written since.
 ///
@@ -167,7 +168,51 @@ impl Snapshot {
     ///
     /// Ends after the first error: a snapshot that has failed stays so.
     pub fn pages(&self) -> Pages {
-        Pages::new(self.clone())
+        Pages::new(self.clone(), false)
+    }
+
+    /// The frozen pages that may hold something other than zeros, from the first to the last; as
+    /// [`pages`](Self::pages), leaving out those that were never touched. What that means is said at
+    /// [`next_touched`](Self::next_touched).
+    ///
+    /// ```
+    /// let mut arena = pagecow::Arena::new(1 << 40)?; // a terabyte, hardly any of it in use
+    /// let page = arena.page_size();
+    /// arena[1000 * page] = 7;
+    /// let snapshot = arena.snapshot()?;
+    /// for page in snapshot.touched_pages() {
+    ///     let page = page?; // a few pages, or a huge one in pieces: never a terabyte of them
+    ///     assert_eq!(page.bytes()[0], if page.index() == 1000 { 7 } else { 0 });
+    /// }
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    pub fn touched_pages(&self) -> Pages {
+        Pages::new(self.clone(), true)
+    }
+
+    /// The first pages from `page` on, in a row, that may hold something other than zeros, as page indices; `None`
+    /// when all pages from there on are zeros. As lseek's `SEEK_DATA`, for holes. A long row comes in pieces of some
+    /// thousand pages: go on with the end of the one before.
+    ///
+    /// Names each page that was ever written, and may name others: such as were read, that share a huge page with
+    /// others, or that lie near others and were protected one by one (userfaultfd); and,
+    /// without `/proc` or without a file descriptor to spare, all pages.
+    ///
+    /// ```
+    /// let mut arena = pagecow::Arena::new(1 << 30)?;
+    /// let page = arena.page_size();
+    /// arena[1000 * page] = 7;
+    /// let snapshot = arena.snapshot()?;
+    /// let mut next = 0;
+    /// while let Some(pages) = snapshot.next_touched(next) {
+    ///     next = pages.end; // Here pages are sent that the other side does not have.
+    /// }
+    /// assert!(next > 1000);
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    pub fn next_touched(&self, page: usize) -> Option<Range<usize>> {
+        let home = self.home();
+        Touched::default().next_from(home.engine.memory(), home.page_size, page)
     }
 
     /// The frozen bytes as a stream.

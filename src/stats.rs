@@ -41,7 +41,7 @@ pub struct Stats {
     /// ones. Not a counter.
     pub store_resident_bytes: u64,
     /// The most kernel mappings that the arena consisted of at one time (own estimate: exact with one
-    /// writer thread). With [`Engine::Mprotect`](crate::Engine::Mprotect) only.
+    /// writer thread).
     pub vma_peak: u64,
     /// How often mappings ran short, so that as many pages were saved and disarmed as it took, whatever the
     /// [`Window`](crate::Window) allows. With [`Engine::Mprotect`](crate::Engine::Mprotect) only.

@@ -122,8 +122,9 @@ pub(crate) struct Aside {
     tail: bool,
 }
 
-/// Resident frames that who reads a snapshot sees to while writers use them up.
-pub(crate) const REFILL: u32 = 1024;
+/// Resident frames that a thread that reads a snapshot sees to, some at a time, while writers use them up.
+#[cfg(not(loom))]
+const ENOUGH: usize = 512;
 
 struct Segment {
     memory: Memory,
@@ -526,11 +527,9 @@ impl Store {
     }
 
     /// Whether frames are taken and few resident ones are left.
+    #[cfg(not(loom))]
     pub fn runs_short(&self) -> bool {
-        let fresh = self.fresh.load(Ordering::Relaxed);
-        fresh > 0
-            && self.ready.len.load(Ordering::Relaxed) < REFILL / 2
-            && self.resident.load(Ordering::Relaxed) < fresh.saturating_add(REFILL / 2)
+        self.fresh.load(Ordering::Relaxed) > 0 && self.free_resident() < ENOUGH
     }
 
     /// Frames in use now.

@@ -4,7 +4,9 @@ mod common;
 
 use common::mappings::{self, Mapping};
 use common::signals;
-use common::{Ended, expect_bytes, in_child_on, page_by_page, page_size, patterned};
+use common::{
+    Ended, expect_bytes, for_each_engine, in_child_on, page_by_page, page_size, patterned,
+};
 use pagecow::{Arena, ArenaBuilder, Engine, Snapshot, Stats};
 
 const LEN: usize = 64 << 20;
@@ -324,4 +326,36 @@ fn userfaultfd_with_no_mapping_left_for_an_untouched_block() {
         }
     });
     ended.expect_finished();
+}
+
+/// Mappings that these bytes consist of.
+fn mappings_of(arena: &Arena) -> u64 {
+    let regions = region::query_range(arena.as_ptr(), arena.len()).unwrap();
+    regions.count() as u64
+}
+
+/// userfaultfd protects blocks that were never touched by their mappings, and those count too.
+#[test]
+fn mappings_of_untouched_blocks() {
+    for_each_engine(|engine| {
+        if engine == Engine::Mprotect {
+            return;
+        }
+        const BLOCKS: usize = 64;
+        let block = page_size() * page_size() / 8;
+        let mut arena = page_by_page(engine).build(BLOCKS * block).unwrap();
+        for touched in (0..BLOCKS).step_by(2) {
+            arena[touched * block] = 1;
+        }
+        let snapshot = arena.snapshot().unwrap();
+        let guards = 2;
+        assert_eq!(mappings_of(&arena), BLOCKS as u64);
+        assert_eq!(arena.stats().vma_peak, BLOCKS as u64 + guards);
+        for untouched in (1..BLOCKS).step_by(2) {
+            arena[untouched * block] = 1;
+        }
+        assert_eq!(mappings_of(&arena), 1);
+        assert_eq!(arena.stats().vma_peak, BLOCKS as u64 + guards);
+        drop(snapshot);
+    });
 }

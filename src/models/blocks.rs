@@ -80,3 +80,58 @@ fn untouched_blocks_armed_half_way() {
         shared.assert_settled();
     });
 }
+
+/// Protecting an untouched block fails in both ways. The next commit must not take it for
+/// protected: a store after that would be in the snapshot.
+#[test]
+fn a_block_whose_protection_failed() {
+    model(2, || {
+        let shared = arena_of_blocks(4);
+        let first = shared.snapshot();
+        shared.make_writable(PageRange::new(page(2), page(3)));
+        shared.engine.no_mappings.store(true, Relaxed);
+        shared.engine.no_pages.store(true, Relaxed);
+        assert!(shared.commit().is_err());
+        shared.engine.no_mappings.store(false, Relaxed);
+        shared.engine.no_pages.store(false, Relaxed);
+        let taker = spawn(&shared, Shared::snapshot);
+        shared.write(2, 5);
+        let second = taker.join().unwrap();
+        let seen = shared.frozen(&second, 2).unwrap();
+        shared.assert_settled();
+        shared.write(2, 6);
+        shared.write(3, 7);
+        assert_eq!(shared.frozen(&second, 2).unwrap(), seen);
+        assert_eq!(shared.frozen(&second, 3).unwrap(), 0);
+        assert_eq!(shared.frozen(&first, 2).unwrap(), 0);
+        shared.assert_settled();
+    });
+}
+
+/// Slices are smaller than blocks, and a writer comes in between: no block that nothing was stored to is armed page by
+/// page, which costs page tables.
+#[test]
+fn slices_smaller_than_untouched_blocks() {
+    model(2, || {
+        let shared = arena_of_blocks(4);
+        let preparer = spawn(&shared, |shared| {
+            let mut preparation = Preparation::new();
+            for _ in 0..2 {
+                let armed = shared.arm_ahead(&mut preparation, Duration::ZERO);
+                armed.expect("nothing is injected");
+            }
+        });
+        shared.write(3, 7);
+        preparer.join().unwrap();
+        assert!(!shared.engine.is_marked(page(0)));
+        for at in [0, 1] {
+            assert!(!shared.dirty.contains(page(at)), "page {at} is not armed");
+        }
+        let snapshot = shared.snapshot();
+        shared.write(0, 5);
+        shared.write(3, 8);
+        assert_eq!(shared.frozen(&snapshot, 0).unwrap(), 0);
+        assert_eq!(shared.frozen(&snapshot, 3).unwrap(), 7);
+        shared.assert_settled();
+    });
+}

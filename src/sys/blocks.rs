@@ -3,25 +3,36 @@
 //! protected as a whole, by its mapping, until the first store to one of them has its pages protected one by one.
 //!
 //! ```text
-//!            close (gate closed)              split: one caller wins
-//!   Single ----------------------> Whole ---------------------------> Splitting
-//!     ^                              ^        failed                     |  |
-//!     |                              +-----------------------------------+  |
-//!     +---------------------------------------------------------------------+ others wait
+//!             armed as a whole                     split: one caller wins
+//!   Single -------------------------> Whole -----------------------------> Splitting
+//!     ^  |                            ^  ^           failed                 ^   |  |
+//!     |  | refused, perhaps half way  |  +----------------------------------|---+  |
+//!     |  v                            |                                     |      |
+//!     | Doubt ------------------------+ armed, in either way                |      |
+//!     |    +----------------------------------------------------------------+      |
+//!     +----------------------------------------------------------------------------+ others wait
 //! ```
 //!
 //! While a block is split its pages stay protected: first one by one, then no more as a whole. Nobody may open a page
 //! of it before that is done, or the splitting would close that page again, for good: the dirty set says open.
+//!
+//! In doubt is a block whose protection failed, in which some pages may be protected and some not. Splitting takes it
+//! for a whole one. Arming must not: its pages may be open.
+//!
+//! Each border between a block that is protected as a whole and one that is not is a border of two kernel mappings.
 
 use std::io;
+// Orders nothing, so it is plain in models too.
+use std::sync::atomic::AtomicI64;
 
 use crate::page::{PageIndex, PageRange};
 use crate::sync::{AtomicU32, Ordering, sleep_u32, wait_until, wake_u32};
-use crate::sys::{ProtectError, ZeroValid, Zeroed};
+use crate::sys::{self, ProtectError, ZeroValid, Zeroed};
 
 const SINGLE: u32 = 0;
 const WHOLE: u32 = 1;
 const SPLITTING: u32 = 2;
+const DOUBT: u32 = 3;
 
 /// The state of a block; zero bytes are `Single`.
 #[derive(Debug, Default)]
@@ -37,14 +48,19 @@ pub(crate) trait Protect {
     fn pages(&self, range: PageRange, writable: bool) -> Result<(), ProtectError>;
     /// By the permissions of the mapping.
     fn mapping(&self, range: PageRange, writable: bool) -> Result<(), ProtectError>;
-    /// Whether the system holds anything of these pages; `true` in doubt.
-    fn is_touched(&self, range: PageRange) -> bool;
+    /// The first of these pages of which the system holds anything. Decides about cost only: a page that is passed
+    /// over may be protected in either way.
+    fn first_touched(&self, range: PageRange) -> Option<PageIndex>;
 }
 
 pub(crate) struct Blocks {
     states: Zeroed<State>,
     block: usize,
     pages: usize,
+    /// Borders between mappings now, and the most so far. Exact but for neighbours that are split at the same moment,
+    /// between which two remain in the count.
+    borders: AtomicI64,
+    most_borders: AtomicI64,
 }
 
 impl Blocks {
@@ -54,18 +70,30 @@ impl Blocks {
             states: Zeroed::new(pages.div_ceil(block))?,
             block,
             pages,
+            borders: AtomicI64::new(0),
+            most_borders: AtomicI64::new(0),
         })
     }
 
     /// Takes write permission away, from untouched blocks as a whole. While nobody disarms.
     pub fn arm(&self, range: PageRange, by: &impl Protect) -> Result<(), ProtectError> {
+        // Pages that are known to be untouched.
+        let mut untouched = 0..0;
+        let mut is_untouched = |part: PageRange| {
+            let first = part.first().get();
+            if !untouched.contains(&first) {
+                let next = by.first_touched(PageRange::new(part.first(), range.last()));
+                untouched = first..next.map_or(range.last().get() + 1, PageIndex::get);
+            }
+            part.last().get() < untouched.end
+        };
         // Neighbouring parts that are protected in the same way are protected by one call.
         let mut pending: Option<(bool, PageRange)> = None;
         for (block, part) in self.parts(range) {
-            if self.is_whole(block) {
+            if self.state(block) == WHOLE {
                 continue;
             }
-            let whole = part == self.pages_of(block) && !by.is_touched(part);
+            let whole = part == self.pages_of(block) && is_untouched(part);
             pending = match pending {
                 Some((same, before))
                     if same == whole && before.last().get() + 1 == part.first().get() =>
@@ -90,16 +118,46 @@ impl Blocks {
             return Ok(());
         };
         if !whole {
-            return by.pages(range, false);
+            by.pages(range, false)?;
+            self.end_doubt(range);
+            return Ok(());
         }
-        let done = by.mapping(range, false);
-        // Also when the call failed: it may have come half way.
-        self.set_whole(range, true);
-        match done {
+        let done = match by.mapping(range, false) {
             // Markers need no mappings.
             Err(ProtectError::NoMappings) => by.pages(range, false),
             done => done,
+        };
+        // Also when a call failed: it may have come half way.
+        self.set(range, if done.is_ok() { WHOLE } else { DOUBT });
+        done
+    }
+
+    /// Where pages that are armed up to `end`, one past the last, are better armed up to: as far as an untouched block
+    /// goes, which is protected as a whole or at the price of page tables. While nobody disarms.
+    pub fn whole_end(&self, end: usize, by: &impl Protect) -> usize {
+        let block = end / self.block;
+        if end.is_multiple_of(self.block) || end >= self.pages || self.state(block) == WHOLE {
+            return end;
         }
+        let all = self.pages_of(block);
+        match by.first_touched(all) {
+            None => all.last().get() + 1,
+            Some(_) => end,
+        }
+    }
+
+    /// These pages and those of the untouched blocks that they have a part of, which are better armed with
+    /// them. While nobody disarms.
+    pub fn whole_blocks(&self, range: PageRange, by: &impl Protect) -> PageRange {
+        let block = self.pages_of(range.first().get() / self.block);
+        let is_cut = block.first() < range.first();
+        let first = if is_cut && by.first_touched(block).is_none() {
+            block.first()
+        } else {
+            range.first()
+        };
+        let end = self.whole_end(range.last().get() + 1, by);
+        PageRange::new(first, PageIndex::new(end - 1))
     }
 
     /// Gives write permission back to pages that the caller has claimed. Async-signal-safe when `by` is.
@@ -122,7 +180,7 @@ impl Blocks {
     pub fn open_mappings(&self, by: &impl Protect) -> Result<(), ProtectError> {
         let all = PageRange::all(self.pages);
         by.mapping(all, true)?;
-        self.set_whole(all, false);
+        self.set(all, SINGLE);
         Ok(())
     }
 
@@ -130,12 +188,12 @@ impl Blocks {
     pub fn split_all(&self, by: &impl Protect) -> Result<(), ProtectError> {
         let all = PageRange::all(self.pages);
         for (block, pages) in self.parts(all) {
-            if self.is_whole(block) {
+            if self.state(block) != SINGLE {
                 by.pages(pages, false)?;
             }
         }
         by.mapping(all, true)?;
-        self.set_whole(all, false);
+        self.set(all, SINGLE);
         Ok(())
     }
 
@@ -154,15 +212,72 @@ impl Blocks {
         PageRange::new(PageIndex::new(block * self.block), PageIndex::new(end - 1))
     }
 
-    fn is_whole(&self, block: usize) -> bool {
-        self.states[block].0.load(Ordering::Acquire) == WHOLE
+    fn state(&self, block: usize) -> u32 {
+        self.states[block].0.load(Ordering::Acquire)
     }
 
     /// Only while nobody can open pages of these blocks.
-    fn set_whole(&self, range: PageRange, whole: bool) {
+    fn set(&self, range: PageRange, state: u32) {
+        let before = self.borders_at(range);
         for (block, _) in self.parts(range) {
-            let state = if whole { WHOLE } else { SINGLE };
             self.states[block].0.store(state, Ordering::Release);
+        }
+        self.change_borders(self.borders_at(range) - before);
+    }
+
+    /// All of these pages are protected now. Only while nobody can open them.
+    fn end_doubt(&self, range: PageRange) {
+        for (block, part) in self.parts(range) {
+            if self.state(block) == DOUBT && part == self.pages_of(block) {
+                self.states[block].0.store(WHOLE, Ordering::Release);
+            }
+        }
+    }
+
+    /// The most borders between mappings at one time so far.
+    pub fn most_borders(&self) -> u64 {
+        self.most_borders.load(Ordering::Relaxed).unsigned_abs()
+    }
+
+    /// Borders that these blocks have a part in.
+    fn borders_at(&self, range: PageRange) -> i64 {
+        let first = (range.first().get() / self.block).max(1);
+        let last = range.last().get() / self.block;
+        let whole = |block: usize| self.state(block) != SINGLE;
+        let mut below = whole(first - 1);
+        let mut borders = 0;
+        for block in first..self.states.len().min(last + 2) {
+            let here = whole(block);
+            borders += i64::from(here != below);
+            below = here;
+        }
+        borders
+    }
+
+    /// A block that is about to be split leaves its neighbours: each that is whole gets a border, and each other one
+    /// loses one. Async-signal-safe.
+    fn count_split(&self, block: usize) {
+        let neighbours = [block.checked_sub(1), Some(block + 1)];
+        let change = neighbours
+            .into_iter()
+            .flatten()
+            .filter(|neighbour| *neighbour < self.states.len())
+            .map(|neighbour| {
+                if self.state(neighbour) == SINGLE {
+                    -1
+                } else {
+                    1
+                }
+            })
+            .sum();
+        self.change_borders(change);
+    }
+
+    fn change_borders(&self, by: i64) {
+        if by != 0 {
+            sys::mappings::add(by);
+            let now = self.borders.fetch_add(by, Ordering::Relaxed) + by;
+            self.most_borders.fetch_max(now, Ordering::Relaxed);
         }
     }
 
@@ -174,22 +289,124 @@ impl Blocks {
         act: impl FnOnce() -> Result<(), ProtectError>,
     ) -> Result<(), ProtectError> {
         let state = &self.states[block].0;
-        loop {
-            let won =
-                state.compare_exchange(WHOLE, SPLITTING, Ordering::Acquire, Ordering::Acquire);
-            match won {
-                Ok(_) => break,
+        let before = loop {
+            let begin = |from| {
+                state.compare_exchange(from, SPLITTING, Ordering::Acquire, Ordering::Acquire)
+            };
+            match begin(WHOLE).or_else(|_| begin(DOUBT)) {
+                Ok(before) => break before,
                 Err(SPLITTING) => wait_until(
                     || state.load(Ordering::Acquire) != SPLITTING,
                     || sleep_u32(state, SPLITTING),
                 ),
-                Err(_) => return Ok(()),
+                Err(SINGLE) => return Ok(()),
+                // Somebody else has failed to split it.
+                Err(_) => {}
             }
-        }
+        };
         let done = act();
-        let now = if done.is_ok() { SINGLE } else { WHOLE };
+        if done.is_ok() {
+            self.count_split(block);
+        }
+        let now = if done.is_ok() { SINGLE } else { before };
         state.store(now, Ordering::Release);
         wake_u32(state);
         done
+    }
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        sys::mappings::add(-self.borders.load(Ordering::Relaxed));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    /// A system that grants everything, in which these pages were touched. Notes the calls.
+    struct Granting {
+        touched: Vec<usize>,
+        calls: RefCell<Vec<(&'static str, usize, usize)>>,
+    }
+
+    impl Granting {
+        fn note(&self, call: &'static str, range: PageRange) {
+            let (first, last) = (range.first().get(), range.last().get());
+            self.calls.borrow_mut().push((call, first, last));
+        }
+    }
+
+    impl Protect for Granting {
+        fn pages(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
+            self.note(if writable { "open" } else { "mark" }, range);
+            Ok(())
+        }
+
+        fn mapping(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
+            self.note(if writable { "unlock" } else { "lock" }, range);
+            Ok(())
+        }
+
+        fn first_touched(&self, range: PageRange) -> Option<PageIndex> {
+            self.note("look", range);
+            let mut inside = range.iter();
+            inside.find(|page| self.touched.contains(&page.get()))
+        }
+    }
+
+    fn range(first: usize, last: usize) -> PageRange {
+        PageRange::new(PageIndex::new(first), PageIndex::new(last))
+    }
+
+    #[test]
+    fn a_huge_untouched_range_takes_few_calls_and_its_mappings_count() {
+        const BLOCKS: usize = 1000;
+        let by = Granting {
+            touched: vec![4005],
+            calls: RefCell::default(),
+        };
+        let before = sys::mappings::in_use();
+        let blocks = Blocks::new(BLOCKS * 10 - 3, 10).unwrap();
+        let last = BLOCKS * 10 - 4;
+        blocks.arm(PageRange::all(last + 1), &by).unwrap();
+        let calls = by.calls.take();
+        let wanted = [
+            ("look", 0, last),
+            ("lock", 0, 3999),
+            ("look", 4010, last),
+            ("mark", 4000, 4009),
+            ("lock", 4010, last),
+        ];
+        assert_eq!(calls, wanted);
+        assert_eq!(blocks.most_borders(), 2);
+        assert_eq!(sys::mappings::in_use(), before + 2);
+
+        blocks.disarm(range(17, 23), &by).unwrap();
+        let calls = by.calls.take();
+        let wanted = [
+            ("mark", 10, 19),
+            ("unlock", 10, 19),
+            ("mark", 20, 29),
+            ("unlock", 20, 29),
+            ("open", 17, 23),
+        ];
+        assert_eq!(calls, wanted);
+        assert_eq!(sys::mappings::in_use(), before + 4);
+        assert_eq!(blocks.whole_end(25, &by), 30);
+        assert_eq!(blocks.whole_end(4003, &by), 4003);
+        assert_eq!(blocks.whole_end(4010, &by), 4010);
+
+        blocks.split_all(&by).unwrap();
+        assert_eq!(
+            (sys::mappings::in_use(), blocks.most_borders()),
+            (before, 4)
+        );
+        blocks.arm(range(10, 19), &by).unwrap();
+        assert_eq!(sys::mappings::in_use(), before + 2);
+        drop(blocks);
+        assert_eq!(sys::mappings::in_use(), before);
     }
 }

@@ -76,6 +76,8 @@ pub(crate) struct Protection {
     /// Refuse calls that are not over the whole arena, as a kernel without mappings to give does where
     /// none can be joined.
     pub no_mappings: PlainBool,
+    /// Refuse to protect pages one by one.
+    pub no_pages: PlainBool,
     /// Refuse to open pages that are not beside an open one, as such a kernel does otherwise.
     pub no_splits: PlainBool,
     /// Open the first page of each run before refusing it.
@@ -103,6 +105,7 @@ impl Protection {
                 .map(|_| PlainBool::new(false))
                 .collect(),
             no_mappings: PlainBool::new(false),
+            no_pages: PlainBool::new(false),
             no_splits: PlainBool::new(false),
             half_way: PlainBool::new(false),
             fail_arming: PlainBool::new(false),
@@ -177,6 +180,27 @@ impl Protection {
         self.blocks.is_none()
     }
 
+    pub fn whole_blocks(&self, range: PageRange) -> PageRange {
+        match &self.blocks {
+            Some(blocks) => blocks.whole_blocks(range, self),
+            None => range,
+        }
+    }
+
+    pub fn whole_end(&self, end: usize) -> usize {
+        let blocks = self.blocks.as_ref();
+        blocks.map_or(end, |blocks| blocks.whole_end(end, self))
+    }
+
+    pub fn most_borders(&self) -> u64 {
+        self.blocks.as_ref().map_or(0, Blocks::most_borders)
+    }
+
+    /// Whether the page is protected by itself.
+    pub fn is_marked(&self, page: PageIndex) -> bool {
+        !*self.writable[page.get()].lock().expect("no panics")
+    }
+
     fn set(&self, page: PageIndex, writable: bool) {
         *self.writable[page.get()].lock().expect("no panics") = writable;
     }
@@ -235,6 +259,9 @@ impl Protection {
 /// userfaultfd and mprotect, page by page and block by block.
 impl Protect for Protection {
     fn pages(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
+        if !writable && self.no_pages.load(Plain::Relaxed) {
+            return Err(ProtectError::Refused(libc::ENOMEM));
+        }
         for page in range.iter() {
             self.set(page, writable);
         }
@@ -255,8 +282,10 @@ impl Protect for Protection {
         Ok(())
     }
 
-    fn is_touched(&self, range: PageRange) -> bool {
-        self.touched[range.first().get() / BLOCK].load(Plain::Relaxed)
+    fn first_touched(&self, range: PageRange) -> Option<PageIndex> {
+        range
+            .iter()
+            .find(|page| self.touched[page.get() / BLOCK].load(Plain::Relaxed))
     }
 }
 

@@ -3,11 +3,12 @@
 #![allow(unsafe_code, reason = "memory that others store to while we read it")]
 
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::pagemap::{self, Look};
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::sys::ZeroValid;
 
@@ -176,27 +177,47 @@ impl Memory {
         unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) };
     }
 
-    /// Whether the system holds anything of these pages; `true` in doubt. Async-signal-safe.
-    pub fn is_touched(&self, range: PageRange, page_size: PageSize) -> bool {
-        const PAGES: usize = 512;
-        let (start, len) = self.bytes_of(range, page_size);
-        let mut resident = [0u8; PAGES];
+    /// The first of these pages of which the kernel holds anything, where it says so; else the first that is in memory.
+    /// The first page of all when it says neither. Async-signal-safe.
+    pub fn first_touched(&self, range: PageRange, page_size: PageSize) -> Option<PageIndex> {
+        let (first, end) = (range.first().get(), range.last().get() + 1);
         // Mostly the first page tells.
-        let mut at = 0;
-        let mut next = page_size.bytes();
-        while at < len {
-            let size = next.min(len - at);
-            let address = start.wrapping_add(at);
-            // SAFETY: inside the mapping, and one byte a page for at most `PAGES` pages.
-            let result = unsafe { libc::mincore(address.cast(), size, resident.as_mut_ptr()) };
-            let pages = size / page_size.bytes();
-            if result != 0 || resident[..pages].iter().any(|page| page & 1 != 0) {
-                return true;
+        let resident = self.first_resident(first..first + 1, page_size);
+        resident.or_else(|| {
+            let rest = first + 1..end;
+            if rest.is_empty() {
+                return None;
             }
-            at += size;
-            next = PAGES * page_size.bytes();
+            pagemap::first(self, page_size, rest.clone())
+                .unwrap_or_else(|| self.first_resident(rest, page_size))
+        })
+    }
+
+    fn first_resident(&self, range: Range<usize>, page_size: PageSize) -> Option<PageIndex> {
+        const PAGES: usize = 512;
+        let mut resident = [0u8; PAGES];
+        let mut at = range.start;
+        while at < range.end {
+            let pages = PAGES.min(range.end - at);
+            let address = self.start.wrapping_add(at * page_size.bytes());
+            let len = pages * page_size.bytes();
+            // SAFETY: inside the mapping, and one byte a page for at most `PAGES` pages.
+            let result = unsafe { libc::mincore(address.cast(), len, resident.as_mut_ptr()) };
+            if result != 0 {
+                return Some(PageIndex::new(at));
+            }
+            if let Some(page) = resident[..pages].iter().position(|page| page & 1 != 0) {
+                return Some(PageIndex::new(at + page));
+            }
+            at += pages;
         }
-        false
+        None
+    }
+
+    /// Which of these pages, at least one, the kernel holds anything of, as far as one look tells. `None` when it does
+    /// not say.
+    pub fn look(&self, range: Range<usize>, page_size: PageSize) -> Option<Look> {
+        pagemap::look(self, page_size, range)
     }
 
     /// Address and length.

@@ -8,6 +8,7 @@ pub(crate) mod futex;
 pub(crate) mod mappings;
 mod memory;
 mod mprotect;
+mod pagemap;
 mod protection;
 pub(crate) mod signal;
 mod userfaultfd;

@@ -16,6 +16,7 @@ pub(crate) struct Protection {
     memory: Memory,
     page_size: PageSize,
     userfaultfd: Option<Userfaultfd>,
+    in_huge_pages: bool,
     /// Its descriptor was closed: nothing is protected, and no snapshot is exact.
     lost: AtomicBool,
     /// System calls that changed protection.
@@ -23,21 +24,27 @@ pub(crate) struct Protection {
 }
 
 impl Protection {
-    /// Memory for an arena: `pages` writable pages between two that nobody may touch, so that the
-    /// mapping never merges with a stranger's and a whole-arena call splits nothing.
+    /// Memory for an arena: `pages` writable pages between some that nobody may touch, so that the
+    /// mapping never merges with a stranger's and a whole-arena call splits nothing. Where it is long
+    /// enough for huge pages it begins with one.
     pub fn new(pages: usize, page_size: PageSize, options: &Options) -> io::Result<Self> {
-        let memory = Memory::new(pages + 2, page_size)?;
+        let huge = page_size.pages_of_table();
+        let alignment = if pages < huge { 1 } else { huge };
+        let memory = Memory::new(pages + 1 + alignment, page_size)?;
         let bytes = page_size.bytes();
         let low = memory.as_mut_ptr();
-        let high = low.wrapping_add((pages + 1) * bytes);
-        for guard in [low, high] {
-            // SAFETY: one page inside the mapping that was just made and that nobody uses.
-            let result = unsafe { libc::mprotect(guard.cast(), bytes, libc::PROT_NONE) };
+        let first = low.wrapping_add(bytes).align_offset(alignment * bytes) / bytes + 1;
+        let high = first + pages;
+        for guard in [0..first, high..memory.len() / bytes] {
+            let start = low.wrapping_add(guard.start * bytes);
+            let len = guard.len() * bytes;
+            // SAFETY: inside the mapping that was just made and that nobody uses.
+            let result = unsafe { libc::mprotect(start.cast(), len, libc::PROT_NONE) };
             if result != 0 {
                 return Err(io::Error::last_os_error());
             }
         }
-        let mut memory = memory.inner(PageIndex::new(1), pages, page_size);
+        let mut memory = memory.inner(PageIndex::new(first), pages, page_size);
         if options.huge_pages {
             memory = memory.in_huge_pages();
         }
@@ -51,6 +58,7 @@ impl Protection {
             memory,
             page_size,
             userfaultfd,
+            in_huge_pages: options.huge_pages,
             lost: AtomicBool::new(false),
             calls: AtomicU64::new(0),
         })
@@ -104,6 +112,33 @@ impl Protection {
             Some(engine) => self.insist(|by| engine.unfold(by)).map(|()| true),
             None => Ok(false),
         }
+    }
+
+    /// Where a call that would arm pages up to `end`, one past the last, costs least when it may end later: at the end
+    /// of a block that is protected as a whole, or of a huge page, which would be split for good. Not while
+    /// others open pages.
+    pub fn whole_end(&self, end: usize) -> usize {
+        let engine = self.active();
+        let end = engine.map_or(end, |engine| engine.whole_end(end, &self.by()));
+        if self.in_huge_pages {
+            end.next_multiple_of(self.page_size.pages_of_table())
+        } else {
+            end
+        }
+    }
+
+    /// As [`Blocks::whole_blocks`](crate::sys::blocks::Blocks::whole_blocks); the same pages where there are
+    /// no blocks. Not while others open pages.
+    pub fn whole_blocks(&self, range: PageRange) -> PageRange {
+        let engine = self.active();
+        engine.map_or(range, |engine| engine.whole_blocks(range, &self.by()))
+    }
+
+    /// The most borders between mappings at one time that are not those between armed and open pages.
+    pub fn most_borders(&self) -> u64 {
+        self.userfaultfd
+            .as_ref()
+            .map_or(0, Userfaultfd::most_borders)
     }
 
     /// System calls that changed protection so far.

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 
 use super::memory::Memory;
 use super::mprotect;
-use crate::page::{PageRange, PageSize};
+use crate::page::{PageIndex, PageRange, PageSize};
 use crate::sys::ProtectError;
 use crate::sys::blocks::{Blocks, Protect};
 
@@ -74,8 +74,8 @@ pub(super) struct Userfaultfd {
 
 impl Userfaultfd {
     pub fn new(memory: &Memory, page_size: PageSize) -> io::Result<Self> {
-        // What one table of page-table entries covers, so that markers in one block cost no other its table.
-        let table = page_size.bytes() / size_of::<u64>();
+        // So that markers in one block cost no other its table.
+        let table = page_size.pages_of_table();
         let pages = memory.len() / page_size.bytes();
         let block = pages.div_ceil(MOST_BLOCKS).next_power_of_two().max(table);
         let blocks = Blocks::new(pages, block)?;
@@ -168,6 +168,21 @@ impl Userfaultfd {
         self.blocks.split_all(by)
     }
 
+    /// As [`Protection::whole_end`](super::Protection::whole_end).
+    pub fn whole_end(&self, end: usize, by: &Calls<'_>) -> usize {
+        self.blocks.whole_end(end, by)
+    }
+
+    /// As [`Protection::whole_blocks`](super::Protection::whole_blocks).
+    pub fn whole_blocks(&self, range: PageRange, by: &Calls<'_>) -> PageRange {
+        self.blocks.whole_blocks(range, by)
+    }
+
+    /// The most borders between mappings that its blocks made at one time.
+    pub fn most_borders(&self) -> u64 {
+        self.blocks.most_borders()
+    }
+
     /// For checks: adds the pages that are armed one by one.
     pub fn add_armed(
         &self,
@@ -225,8 +240,8 @@ impl Protect for Calls<'_> {
         mprotect::protect(self.memory, self.page_size, range, writable)
     }
 
-    fn is_touched(&self, range: PageRange) -> bool {
-        self.memory.is_touched(range, self.page_size)
+    fn first_touched(&self, range: PageRange) -> Option<PageIndex> {
+        self.memory.first_touched(range, self.page_size)
     }
 }
 

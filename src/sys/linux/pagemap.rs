@@ -1,0 +1,272 @@
+//! Which pages the kernel holds anything of, from `/proc/self/pagemap`.
+//!
+//! The file is opened for each look: a descriptor that is kept would show a forked child its parent's memory, and
+//! programs close descriptors that they do not know.
+//!
+//! A page that was swapped out counts, and so does one that has a marker only: the kernel does not tell them apart.
+//! Async-signal-safe.
+
+#![allow(unsafe_code, reason = "system calls")]
+
+use std::ops::Range;
+use std::os::fd::RawFd;
+
+use super::memory::Memory;
+use crate::page::{PageIndex, PageSize};
+
+// linux/fs.h, since Linux 6.7
+#[repr(C)]
+struct ScanArgs {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+const IOCTL_SCAN: libc::Ioctl = libc::_IOWR::<ScanArgs>(b'f' as u32, 16);
+const PRESENT: u64 = 1 << 3;
+const SWAPPED: u64 = 1 << 4;
+
+/// Bits of an entry, where the kernel offers no scan: present, swapped.
+const ENTRY_HELD: u64 = 1 << 63 | 1 << 62;
+
+/// Most runs of a look.
+pub(crate) const MOST_RUNS: usize = 32;
+/// Most pages of them, so that a look takes some ten microseconds.
+const MOST_PAGES: usize = 4096;
+
+/// What a look found: runs of pages, ascending.
+pub(crate) struct Look {
+    runs: [Range<usize>; MOST_RUNS],
+    count: usize,
+    pages: usize,
+    /// Up to where it went.
+    pub end: usize,
+}
+
+impl Look {
+    fn new(start: usize) -> Self {
+        Self {
+            runs: std::array::from_fn(|_| 0..0),
+            count: 0,
+            pages: 0,
+            end: start,
+        }
+    }
+
+    /// The runs of pages of which the kernel holds anything, from where the look began up to its end.
+    pub fn runs(&self) -> &[Range<usize>] {
+        &self.runs[..self.count]
+    }
+
+    /// Adds pages, none of which lies before those that were added earlier; `false` when it has enough.
+    fn add(&mut self, pages: Range<usize>) -> bool {
+        let count = pages.len();
+        match self.runs[..self.count].last_mut() {
+            Some(run) if run.end == pages.start => run.end = pages.end,
+            _ if self.count == MOST_RUNS => return false,
+            _ => {
+                self.runs[self.count] = pages;
+                self.count += 1;
+            }
+        }
+        self.pages += count;
+        true
+    }
+}
+
+/// Looks at pages from the first of `range` on, which is not empty: at all of them, or until there is enough to tell.
+/// `None` when the system does not say.
+pub(crate) fn look(memory: &Memory, page_size: PageSize, range: Range<usize>) -> Option<Look> {
+    let pagemap = Pagemap::open()?;
+    pagemap
+        .scan(memory, page_size, range.clone(), MOST_PAGES)
+        .or_else(|| pagemap.entries(memory, page_size, range))
+}
+
+/// The first page of `range` of which the kernel holds anything, or no page. `None` when the kernel cannot scan.
+pub(super) fn first(
+    memory: &Memory,
+    page_size: PageSize,
+    range: Range<usize>,
+) -> Option<Option<PageIndex>> {
+    let pagemap = Pagemap::open()?;
+    let look = pagemap.scan(memory, page_size, range, 1)?;
+    Some(look.runs().first().map(|run| PageIndex::new(run.start)))
+}
+
+/// The open file.
+struct Pagemap(RawFd);
+
+impl Pagemap {
+    fn open() -> Option<Self> {
+        // SAFETY: a path that ends in zero; returns a descriptor.
+        let descriptor = unsafe {
+            libc::open(
+                c"/proc/self/pagemap".as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            )
+        };
+        (descriptor >= 0).then_some(Self(descriptor))
+    }
+
+    fn scan(
+        &self,
+        memory: &Memory,
+        page_size: PageSize,
+        range: Range<usize>,
+        most: usize,
+    ) -> Option<Look> {
+        let mut regions = [Region::default(); MOST_RUNS];
+        let base = memory.as_ptr() as usize;
+        let address = |page: usize| (base + page * page_size.bytes()) as u64;
+        let page = |address: u64| (address as usize).wrapping_sub(base) / page_size.bytes();
+        let mut args = ScanArgs {
+            size: size_of::<ScanArgs>() as u64,
+            flags: 0,
+            start: address(range.start),
+            end: address(range.end),
+            walk_end: 0,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: MOST_RUNS as u64,
+            max_pages: most as u64,
+            category_inverted: 0,
+            category_mask: 0,
+            category_anyof_mask: PRESENT | SWAPPED,
+            return_mask: PRESENT | SWAPPED,
+        };
+        // SAFETY: the request's own arguments; the kernel fills in at most `vec_len` regions, which is how many
+        // there are, and reads nothing of the pages.
+        let found = unsafe { libc::ioctl(self.0, IOCTL_SCAN, &raw mut args) };
+        let found = usize::try_from(found).ok()?;
+        let mut look = Look::new(range.start);
+        for region in regions.get(..found)? {
+            look.add(page(region.start)..page(region.end));
+        }
+        look.end = page(args.walk_end);
+        // Anything else would not be what the kernel promises.
+        let last = look.runs().last().map_or(range.start, |run| run.end);
+        let sound = look.end > range.start && last <= look.end && look.end <= range.end;
+        sound.then_some(look)
+    }
+
+    /// One entry for each page.
+    fn entries(&self, memory: &Memory, page_size: PageSize, range: Range<usize>) -> Option<Look> {
+        const SOME: usize = 512;
+        let base = memory.as_ptr() as usize / page_size.bytes();
+        let mut look = Look::new(range.start);
+        while look.end < range.end && look.pages < MOST_PAGES {
+            let mut entries = [0u64; SOME];
+            let some = SOME.min(range.end - look.end);
+            let bytes = some * size_of::<u64>();
+            let offset = ((base + look.end) * size_of::<u64>()) as libc::off_t;
+            // SAFETY: the buffer has as many bytes.
+            let read = unsafe { libc::pread(self.0, entries.as_mut_ptr().cast(), bytes, offset) };
+            if usize::try_from(read) != Ok(bytes) {
+                return None;
+            }
+            for entry in &entries[..some] {
+                if entry & ENTRY_HELD != 0 && !look.add(look.end..look.end + 1) {
+                    return Some(look);
+                }
+                look.end += 1;
+            }
+        }
+        Some(look)
+    }
+}
+
+impl Drop for Pagemap {
+    fn drop(&mut self) {
+        // SAFETY: our own descriptor, not used any more.
+        unsafe { libc::close(self.0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::PageRange;
+
+    /// Memory of some pages, of which these are touched.
+    fn memory(pages: usize, touched: &[usize]) -> (Memory, PageSize) {
+        let page_size = PageSize::host();
+        let memory = Memory::new(pages, page_size).unwrap();
+        // SAFETY: the whole mapping. A huge page would make neighbours resident.
+        unsafe {
+            libc::madvise(
+                memory.as_mut_ptr().cast(),
+                memory.len(),
+                libc::MADV_NOHUGEPAGE,
+            )
+        };
+        for page in touched {
+            let range = PageRange::new(PageIndex::new(*page), PageIndex::new(*page));
+            memory.populate(range, page_size, false);
+        }
+        (memory, page_size)
+    }
+
+    /// All runs from `start` on, by as many looks as it takes, of either kind.
+    fn runs(memory: &Memory, page_size: PageSize, start: usize, scan: bool) -> Option<Vec<usize>> {
+        let end = memory.len() / page_size.bytes();
+        let mut pages = Vec::new();
+        let mut at = start;
+        while at < end {
+            let pagemap = Pagemap::open().unwrap();
+            let look = if scan {
+                pagemap.scan(memory, page_size, at..end, MOST_PAGES)?
+            } else {
+                pagemap.entries(memory, page_size, at..end).unwrap()
+            };
+            assert!(look.end > at);
+            assert!(look.runs().is_sorted_by(|a, b| a.end < b.start));
+            pages.extend(look.runs().iter().cloned().flatten());
+            at = look.end;
+        }
+        Some(pages)
+    }
+
+    #[test]
+    fn touched_pages_are_found_and_no_others() {
+        let mut touched: Vec<usize> = (1000..9000).collect();
+        touched.extend((20_000..20_400).step_by(3));
+        touched.push(59_999);
+        let (memory, page_size) = memory(60_000, &touched);
+        for scan in [true, false] {
+            let Some(found) = runs(&memory, page_size, 7, scan) else {
+                println!("skipped: no scan before Linux 6.7");
+                continue;
+            };
+            assert!(found == touched, "scan: {scan}");
+        }
+        let look = look(&memory, page_size, 9000..60_000).unwrap();
+        assert_eq!(look.runs()[0], 20_000..20_001);
+    }
+
+    #[test]
+    fn nothing_is_found_where_nothing_is() {
+        let (memory, page_size) = memory(3000, &[2999]);
+        let look = look(&memory, page_size, 0..2999).unwrap();
+        assert_eq!((look.runs(), look.end), (&[][..], 2999));
+        if let Some(first) = first(&memory, page_size, 5..3000) {
+            assert_eq!(first, Some(PageIndex::new(2999)));
+        }
+    }
+}

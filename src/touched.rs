@@ -1,0 +1,59 @@
+//! Which pages may hold something other than zeros: those that the kernel holds anything of.
+//!
+//! Arenas begin as zeros, and nothing that is allowed on them (docs/soundness.md) has the kernel forget a page that was
+//! stored to. So a page of which it holds nothing was never stored to until then, and in each snapshot that was
+//! taken before, it is zero. That stays true whatever is stored later.
+
+use std::ops::Range;
+
+use crate::page::PageSize;
+use crate::sys::Memory;
+
+/// How many pages count as touched when the system does not say; then it is asked again.
+const IN_DOUBT: usize = 4096;
+
+/// What the last look at an arena told, kept for whoever goes through its pages in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Touched {
+    /// The pages that are known, and the touched ones among them: runs, ascending.
+    known: Range<usize>,
+    runs: Vec<Range<usize>>,
+}
+
+impl Touched {
+    /// The first pages from `page` on that may have been touched before the call, in a row; a long row comes in
+    /// pieces. `None` when all pages up to the end are zero in each snapshot that exists.
+    pub fn next_from(
+        &mut self,
+        memory: &Memory,
+        page_size: PageSize,
+        page: usize,
+    ) -> Option<Range<usize>> {
+        let pages = memory.len() / page_size.bytes();
+        let mut from = page;
+        while from < pages {
+            if !self.known.contains(&from) {
+                self.look(memory, page_size, from..pages);
+            }
+            let next = self.runs.partition_point(|run| run.end <= from);
+            if let Some(run) = self.runs.get(next) {
+                return Some(run.start.max(from)..run.end);
+            }
+            from = self.known.end;
+        }
+        None
+    }
+
+    fn look(&mut self, memory: &Memory, page_size: PageSize, pages: Range<usize>) {
+        self.runs.clear();
+        let end = if let Some(look) = memory.look(pages.clone(), page_size) {
+            self.runs.extend_from_slice(look.runs());
+            look.end
+        } else {
+            let end = pages.end.min(pages.start + IN_DOUBT);
+            self.runs.push(pages.start..end);
+            end
+        };
+        self.known = pages.start..end;
+    }
+}
