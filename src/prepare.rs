@@ -175,6 +175,13 @@ impl Preparation {
         slice
     }
 
+    /// What passes found before says nothing of what comes now.
+    fn caught_up(&mut self) {
+        self.armed = 0;
+        self.armed_before = 0;
+        self.fruitless = 0;
+    }
+
     fn end_pass(&mut self) {
         self.passes += 1;
         if self.armed_before > 0 {
@@ -303,6 +310,7 @@ impl Shared {
         let mut ledger = lock(&self.ledger);
         loop {
             if self.is_ready() {
+                preparation.caught_up();
                 return Ok(Armed::Ready);
             }
             let kept = ledger.guard.as_ref().map(|guard| guard.pages);
