@@ -273,7 +273,7 @@ fn ready_means_that_little_is_left_and_stalled_that_it_stays_so() {
         assert!(left.pages <= 512 && left.runs <= 32, "{left:?}");
         // It has kept up for long, and a burst of writes does not count as if it had not.
         for _ in 0..20 {
-            scatter(&mut arena, &mut random, 8);
+            scatter(&mut arena, &mut random, 60);
             pending.step(Duration::MAX).unwrap();
         }
         scatter(&mut arena, &mut random, 1000);
