@@ -6,8 +6,8 @@
 //! that failed half way leaves its pages in the set, and "open" in doubt
 //! ([`half_armed`](crate::shared::Shared::half_armed)).
 //!
-//! Three levels of bits, so that neither taking a snapshot nor looking for the nearest open page walks
-//! what was never written: 16 TiB of 4 KiB pages has 16384 words in the uppermost.
+//! Three levels of bits, so that neither taking a snapshot nor looking for the nearest open page
+//! walks what was never written: 16 TiB of 4 KiB pages has 16384 words in the uppermost.
 
 use crate::page::{PageIndex, PageRange};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -31,8 +31,8 @@ pub(crate) struct DirtySet {
     pages: usize,
     /// All pages from here on are open, whatever the bits say: never armed so far, or disarmed as a whole.
     open_from: AtomicU32,
-    /// The lowest has one bit a page; each other has one bit a word of the one below, set when that word has one
-    /// set.
+    /// The lowest has one bit a page; each other has one bit a word of the one below, set when that
+    /// word has one set.
     levels: [Zeroed<AtomicU64>; LEVELS],
 }
 
@@ -82,8 +82,8 @@ impl DirtySet {
         }
     }
 
-    /// Notes in the upper levels that a word of the lowest has bits. A thread that finds a bit set leaves the levels
-    /// above to the one that set it, which is inside the gate until that is done.
+    /// Notes in the upper levels that a word of the lowest has bits. A thread that finds a bit set
+    /// leaves the levels above to the one that set it, which is inside the gate until that is done.
     fn mark(&self, leaf: usize) {
         let mut below = leaf;
         for level in &self.levels[1..] {
@@ -100,8 +100,8 @@ impl DirtySet {
         }
     }
 
-    /// Takes a word of the lowest level, which has no bits any more, out of the upper levels. Only with the gate
-    /// closed and drained.
+    /// Takes a word of the lowest level, which has no bits any more, out of the upper levels. Only
+    /// with the gate closed and drained.
     fn unmark(&self, leaf: usize) {
         let mut below = leaf;
         for level in &self.levels[1..] {
@@ -133,8 +133,8 @@ impl DirtySet {
         self.slice_up_to(from, pages, runs, |end| end)
     }
 
-    /// The same; a run of which not all fits in is cut at `cut`, which is given the first page that does not fit, and
-    /// may answer with a later one.
+    /// The same; a run of which not all fits in is cut at `cut`, which is given the first page that
+    /// does not fit, and may answer with a later one.
     pub fn slice_up_to(
         &self,
         from: usize,
@@ -406,7 +406,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a `BTreeSet`: membership, slices and nearest neighbour, over word borders of all levels.
+        /// Against a `BTreeSet`: membership, slices and nearest neighbour, over word borders of all
+        /// levels.
         #[test]
         fn behaves_as_a_set_of_pages(
             runs in prop::collection::vec((somewhere(), 0usize..200), 0..12),

@@ -107,7 +107,8 @@ impl std::fmt::Debug for Bytes {
     }
 }
 
-/// Iterator over the pages of a snapshot, made by [`Snapshot::pages`] or [`Snapshot::touched_pages`].
+/// Iterator over the pages of a snapshot, made by [`Snapshot::pages`] or
+/// [`Snapshot::touched_pages`].
 #[derive(Clone, Debug)]
 pub struct Pages {
     snapshot: Snapshot,

@@ -13,7 +13,8 @@ use crate::store::Frame;
 use crate::sync::{Ordering, fence};
 use crate::table::Word;
 
-/// A thread that reads pages in order looks every so many whether writers need more frames, and readies some.
+/// A thread that reads pages in order looks every so many whether writers need more frames, and
+/// readies some.
 #[cfg(not(loom))]
 const REFILL_EVERY: usize = 16;
 #[cfg(not(loom))]

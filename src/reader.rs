@@ -13,7 +13,8 @@ const PAGES: usize = 16;
 
 /// The frozen bytes of a snapshot as a stream: [`Read`], [`BufRead`] and [`Seek`].
 ///
-/// Pages that were never touched come as zeros without being looked at, so that they cost no memory.
+/// Pages that were never touched come as zeros without being looked at, so that they cost no
+/// memory.
 ///
 /// Made by [`Snapshot::reader`], which it keeps alive. Reads from a snapshot that has failed return
 /// [`Error::StoreExhausted`](crate::Error::StoreExhausted) inside an [`io::Error`].

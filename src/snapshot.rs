@@ -172,16 +172,16 @@ impl Snapshot {
     }
 
     /// The frozen pages that may hold something other than zeros, from the first to the last; as
-    /// [`pages`](Self::pages), leaving out those that were never touched. What that means is said at
-    /// [`next_touched`](Self::next_touched).
+    /// [`pages`](Self::pages), leaving out those that were never touched. What that means is said
+    /// at [`next_touched`](Self::next_touched).
     ///
     /// ```
-    /// let mut arena = pagecow::Arena::new(1 << 40)?; // a terabyte, hardly any of it in use
+    /// let mut arena = pagecow::Arena::new(64 << 30)?; // hardly any of it in use
     /// let page = arena.page_size();
     /// arena[1000 * page] = 7;
     /// let snapshot = arena.snapshot()?;
     /// for page in snapshot.touched_pages() {
-    ///     let page = page?; // a few pages, or a huge one in pieces: never a terabyte of them
+    ///     let page = page?; // a few, not sixteen million
     ///     assert_eq!(page.bytes()[0], if page.index() == 1000 { 7 } else { 0 });
     /// }
     /// # Ok::<(), pagecow::Error>(())
@@ -190,13 +190,13 @@ impl Snapshot {
         Pages::new(self.clone(), true)
     }
 
-    /// The first pages from `page` on, in a row, that may hold something other than zeros, as page indices; `None`
-    /// when all pages from there on are zeros. As lseek's `SEEK_DATA`, for holes. A long row comes in pieces of some
-    /// thousand pages: go on with the end of the one before.
+    /// The first pages from `page` on, in a row, that may hold something other than zeros, as page
+    /// indices; `None` when all pages from there on are zeros. As lseek's `SEEK_DATA`, for holes. A
+    /// long row comes in pieces of some thousand pages: go on with the end of the one before.
     ///
-    /// Names each page that was ever written, and may name others: such as were read, that share a huge page with
-    /// others, or that lie near others and were protected one by one (userfaultfd); and,
-    /// without `/proc` or without a file descriptor to spare, all pages.
+    /// Names each page that was ever written, and may name others: such as were read, that share a
+    /// huge page with others, or that lie near others and were protected one by one (userfaultfd);
+    /// and, without `/proc` or without a file descriptor to spare, all pages.
     ///
     /// ```
     /// let mut arena = pagecow::Arena::new(1 << 30)?;

@@ -6,7 +6,7 @@
 //!
 //! 1. `ready`: frames used before and free again, whose memory is resident;
 //! 2. those `fresh` frames whose memory is resident: pre-faulted before a snapshot, and refilled by
-//!    whoever reads one;
+//!    a thread that reads one in order;
 //! 3. `empty`: frames used before whose memory was given back to the system;
 //! 4. the other `fresh` ones, in order.
 //!
@@ -122,7 +122,8 @@ pub(crate) struct Aside {
     tail: bool,
 }
 
-/// Resident frames that a thread that reads a snapshot sees to, some at a time, while writers use them up.
+/// Resident frames that a thread that reads a snapshot sees to, some at a time, while writers use
+/// them up.
 #[cfg(not(loom))]
 const ENOUGH: usize = 512;
 

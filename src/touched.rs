@@ -1,8 +1,9 @@
 //! Which pages may hold something other than zeros: those that the kernel holds anything of.
 //!
-//! Arenas begin as zeros, and nothing that is allowed on them (docs/soundness.md) has the kernel forget a page that was
-//! stored to. So a page of which it holds nothing was never stored to until then, and in each snapshot that was
-//! taken before, it is zero. That stays true whatever is stored later.
+//! Arenas begin as zeros, and nothing that is allowed on them (docs/soundness.md) has the kernel
+//! forget a page that was stored to. So a page of which it holds nothing was never stored to until
+//! then, and in each snapshot that was taken before, it is zero. That stays true whatever is stored
+//! later.
 
 use std::ops::Range;
 
@@ -21,8 +22,9 @@ pub(crate) struct Touched {
 }
 
 impl Touched {
-    /// The first pages from `page` on that may have been touched before the call, in a row; a long row comes in
-    /// pieces. `None` when all pages up to the end are zero in each snapshot that exists.
+    /// The first pages from `page` on that may have been touched before the call, in a row; a long
+    /// row comes in pieces. `None` when all pages up to the end are zero in each snapshot that
+    /// exists.
     pub fn next_from(
         &mut self,
         memory: &Memory,

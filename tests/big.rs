@@ -84,8 +84,9 @@ fn sixty_four_gigabytes_with_three_pages_touched() {
     ended.expect_finished();
 }
 
-/// The most pages that an arena may have, 16 TiB with pages of 4 KiB, as far as there is address space for it and for its
-/// copies. The blocks of userfaultfd are of 2 GiB then: 4 MiB of page tables for each of the three.
+/// The most pages that an arena may have, 16 TiB with pages of 4 KiB, as far as there is address
+/// space for it and for its copies. The blocks of userfaultfd are of 2 GiB then: 4 MiB of page
+/// tables for each of the three.
 #[test]
 fn as_many_pages_as_possible_with_three_of_them_touched() {
     let ended = in_child(
@@ -98,8 +99,8 @@ fn as_many_pages_as_possible_with_three_of_them_touched() {
     ended.expect_finished();
 }
 
-/// However small the slices are that a snapshot is armed in, untouched blocks are not armed in part, which would take
-/// page tables: each preparation begins with a small slice.
+/// However small the slices are that a snapshot is armed in, untouched blocks are not armed in
+/// part, which would take page tables: each preparation begins with a small slice.
 #[test]
 fn sixty_four_gigabytes_in_small_slices() {
     let ended = in_child("sixty_four_gigabytes_in_small_slices", |engine| {

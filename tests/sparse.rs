@@ -61,17 +61,18 @@ fn expect_everywhere(snapshot: &Snapshot, wanted: &[u8]) {
     assert_eq!(named, touched(snapshot));
 }
 
-/// Against vectors: pages written before, between and after snapshots, alone, in rows and side by side.
+/// Against vectors: pages written before, between and after snapshots, alone, in rows and side by
+/// side.
 #[test]
 fn every_way_to_read_gives_the_same_bytes() {
     for_each_engine(|engine| {
         for builder in [on(engine), page_by_page(engine)] {
-            const PAGES: usize = 6000;
+            const PAGES: usize = 4500;
             let page = page_size();
             let mut arena = builder.build(PAGES * page).unwrap();
             let mut random = 1u64;
             let mut snapshots: Vec<(Snapshot, Vec<u8>)> = Vec::new();
-            for round in 1..=4u8 {
+            for round in 1..=3u8 {
                 for _ in 0..12 {
                     random = random
                         .wrapping_mul(6_364_136_223_846_793_005)
@@ -115,11 +116,8 @@ fn what_lies_far_from_all_that_was_written_is_left_out() {
             }
             let near: BTreeSet<usize> = [0, 10, 20, 63].into();
             assert!(named.iter().all(|at| near.contains(&(at / block))));
-            assert_eq!(
-                snapshot.next_touched(block),
-                Some(*named.range(block..).next().unwrap())
-                    .and_then(|first| snapshot.next_touched(first))
-            );
+            let next = *named.range(block..).next().unwrap();
+            assert_eq!(snapshot.next_touched(block).unwrap().start, next);
             assert_eq!(snapshot.next_touched(arena.page_count()), None);
             assert_eq!(snapshot.next_touched(usize::MAX), None);
             let frozen: Vec<usize> = snapshot
@@ -171,13 +169,13 @@ fn a_stream_of_sixteen_gigabytes_with_one_megabyte_in_use() {
     ended.expect_finished();
 }
 
-/// What one look told a reader stays true in the child of a fork, and in the parent; each looks at its own memory
-/// after that.
+/// What one look told a reader stays true in the child of a fork, and in the parent; each looks at
+/// its own memory after that.
 #[test]
 fn readers_around_a_fork() {
     let ended = in_child("readers_around_a_fork", |engine| {
         let page = page_size();
-        const PAGES: usize = 9000;
+        const PAGES: usize = 3000;
         let mut arena = on(engine).build(PAGES * page).unwrap();
         arena[100 * page] = 1;
         let snapshot = arena.snapshot().unwrap();
@@ -287,7 +285,7 @@ fn a_single_read_readies_no_frames() {
             resident().saturating_sub(before) / page
         };
         // Whatever the first time takes.
-        grown(&mut || snapshot.read_at(3, &mut bytes[..8]).unwrap());
+        grown(&mut || snapshot.read_at(page, &mut bytes[..8]).unwrap());
         for at in [0, 64, 128] {
             let single = grown(&mut || {
                 snapshot.read_at(at * page, &mut bytes[..8]).unwrap();

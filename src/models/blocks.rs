@@ -108,8 +108,8 @@ fn a_block_whose_protection_failed() {
     });
 }
 
-/// Slices are smaller than blocks, and a writer comes in between: no block that nothing was stored to is armed page by
-/// page, which costs page tables.
+/// Slices are smaller than blocks, and a writer comes in between: no block that nothing was stored
+/// to is armed page by page, which costs page tables.
 #[test]
 fn slices_smaller_than_untouched_blocks() {
     model(2, || {

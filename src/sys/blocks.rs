@@ -16,10 +16,11 @@
 //! While a block is split its pages stay protected: first one by one, then no more as a whole. Nobody may open a page
 //! of it before that is done, or the splitting would close that page again, for good: the dirty set says open.
 //!
-//! In doubt is a block whose protection failed, in which some pages may be protected and some not. Splitting takes it
-//! for a whole one. Arming must not: its pages may be open.
+//! In doubt is a block whose protection failed, in which some pages may be protected and some not.
+//! Splitting takes it for a whole one. Arming must not: its pages may be open.
 //!
-//! Each border between a block that is protected as a whole and one that is not is a border of two kernel mappings.
+//! Each border between a block that is protected as a whole and one that is not is a border of two
+//! kernel mappings.
 
 use std::io;
 // Orders nothing, so it is plain in models too.
@@ -48,8 +49,8 @@ pub(crate) trait Protect {
     fn pages(&self, range: PageRange, writable: bool) -> Result<(), ProtectError>;
     /// By the permissions of the mapping.
     fn mapping(&self, range: PageRange, writable: bool) -> Result<(), ProtectError>;
-    /// The first of these pages of which the system holds anything. Decides about cost only: a page that is passed
-    /// over may be protected in either way.
+    /// The first of these pages of which the system holds anything. Decides about cost only: a page
+    /// that is passed over may be protected in either way.
     fn first_touched(&self, range: PageRange) -> Option<PageIndex>;
 }
 
@@ -57,8 +58,8 @@ pub(crate) struct Blocks {
     states: Zeroed<State>,
     block: usize,
     pages: usize,
-    /// Borders between mappings now, and the most so far. Exact but for neighbours that are split at the same moment,
-    /// between which two remain in the count.
+    /// Borders between mappings now, and the most so far. Exact but for neighbours that are split
+    /// at the same moment, between which two remain in the count.
     borders: AtomicI64,
     most_borders: AtomicI64,
 }
@@ -132,8 +133,9 @@ impl Blocks {
         done
     }
 
-    /// Where pages that are armed up to `end`, one past the last, are better armed up to: as far as an untouched block
-    /// goes, which is protected as a whole or at the price of page tables. While nobody disarms.
+    /// Where pages that are armed up to `end`, one past the last, are better armed up to: as far as
+    /// an untouched block goes, which is protected as a whole or at the price of page tables. While
+    /// nobody disarms.
     pub fn whole_end(&self, end: usize, by: &impl Protect) -> usize {
         let block = end / self.block;
         if end.is_multiple_of(self.block) || end >= self.pages || self.state(block) == WHOLE {
@@ -254,8 +256,8 @@ impl Blocks {
         borders
     }
 
-    /// A block that is about to be split leaves its neighbours: each that is whole gets a border, and each other one
-    /// loses one. Async-signal-safe.
+    /// A block that is about to be split leaves its neighbours: each that is whole gets a border,
+    /// and each other one loses one. Async-signal-safe.
     fn count_split(&self, block: usize) {
         let neighbours = [block.checked_sub(1), Some(block + 1)];
         let change = neighbours

@@ -8,7 +8,8 @@
 //!   arena. When `arm` returns no store to the range succeeds any more on any thread; while it runs,
 //!   some pages are armed and some not yet. A failed call may have changed part of its range.
 //!   [`ProtectError::NoMappings`] means that the call would have split a mapping and the kernel's limit
-//!   is reached; a call over the whole arena splits none.
+//!   is reached; a call over the whole arena splits none. `whole_end` says where a call to `arm` is better
+//!   ended.
 //! - [`Zeroed`]: a slice of atomics in lazily zeroed memory.
 //! - `futex`: sleeping and waking by address. A sleeper may wake early, never late.
 //! - `signal`, `fork`, `clock`, `mappings`, [`die`].

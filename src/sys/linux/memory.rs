@@ -12,6 +12,9 @@ use super::pagemap::{self, Look};
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::sys::ZeroValid;
 
+/// Pages that one call asks about whether they are in memory.
+const RESIDENCY: usize = 512;
+
 /// Zero-filled pages, private to the process, without a reservation of swap or memory.
 pub(crate) struct Memory {
     _map: MmapRaw,
@@ -177,8 +180,8 @@ impl Memory {
         unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) };
     }
 
-    /// The first of these pages of which the kernel holds anything, where it says so; else the first that is in memory.
-    /// The first page of all when it says neither. Async-signal-safe.
+    /// The first of these pages of which the kernel holds anything, where it says so; else the
+    /// first that is in memory. The first page of all when it says neither. Async-signal-safe.
     pub fn first_touched(&self, range: PageRange, page_size: PageSize) -> Option<PageIndex> {
         let (first, end) = (range.first().get(), range.last().get() + 1);
         // Mostly the first page tells.
@@ -194,29 +197,44 @@ impl Memory {
     }
 
     fn first_resident(&self, range: Range<usize>, page_size: PageSize) -> Option<PageIndex> {
-        const PAGES: usize = 512;
-        let mut resident = [0u8; PAGES];
         let mut at = range.start;
         while at < range.end {
-            let pages = PAGES.min(range.end - at);
-            let address = self.start.wrapping_add(at * page_size.bytes());
-            let len = pages * page_size.bytes();
-            // SAFETY: inside the mapping, and one byte a page for at most `PAGES` pages.
-            let result = unsafe { libc::mincore(address.cast(), len, resident.as_mut_ptr()) };
-            if result != 0 {
-                return Some(PageIndex::new(at));
+            let some = at..range.end.min(at + RESIDENCY);
+            let first = match self.residency(&some, page_size) {
+                Some(resident) => resident[..some.len()].iter().position(|page| page & 1 != 0),
+                None => Some(0),
+            };
+            if let Some(first) = first {
+                return Some(PageIndex::new(at + first));
             }
-            if let Some(page) = resident[..pages].iter().position(|page| page & 1 != 0) {
-                return Some(PageIndex::new(at + page));
-            }
-            at += pages;
+            at = some.end;
         }
         None
     }
 
-    /// Which of these pages, at least one, the kernel holds anything of, as far as one look tells. `None` when it does
-    /// not say.
+    /// For each of at most `RESIDENCY` pages whether it is in memory, in the lowest bit. `None` in
+    /// doubt.
+    fn residency(&self, range: &Range<usize>, page_size: PageSize) -> Option<[u8; RESIDENCY]> {
+        debug_assert!(range.len() <= RESIDENCY);
+        let mut resident = [0; RESIDENCY];
+        let address = self.start.wrapping_add(range.start * page_size.bytes());
+        let len = range.len() * page_size.bytes();
+        // SAFETY: inside the mapping, and one byte a page for at most `RESIDENCY` pages.
+        let result = unsafe { libc::mincore(address.cast(), len, resident.as_mut_ptr()) };
+        (result == 0).then_some(resident)
+    }
+
+    /// Which of these pages, at least one, the kernel holds anything of, as far as one look tells.
+    /// `None` when it does not say.
     pub fn look(&self, range: Range<usize>, page_size: PageSize) -> Option<Look> {
+        // Mostly memory is dense, and then this costs a tenth.
+        let some = range.start..range.end.min(range.start + RESIDENCY);
+        let dense = self
+            .residency(&some, page_size)
+            .is_some_and(|resident| resident[..some.len()].iter().all(|page| page & 1 != 0));
+        if dense {
+            return Some(Look::of_all(some));
+        }
         pagemap::look(self, page_size, range)
     }
 

@@ -1,10 +1,10 @@
 //! Which pages the kernel holds anything of, from `/proc/self/pagemap`.
 //!
-//! The file is opened for each look: a descriptor that is kept would show a forked child its parent's memory, and
-//! programs close descriptors that they do not know.
+//! The file is opened for each look: a descriptor that is kept would show a forked child its
+//! parent's memory, and programs close descriptors that they do not know.
 //!
-//! A page that was swapped out counts, and so does one that has a marker only: the kernel does not tell them apart.
-//! Async-signal-safe.
+//! A page that was swapped out counts, and so does one that has a marker only: the kernel does not
+//! tell them apart. Async-signal-safe.
 
 #![allow(unsafe_code, reason = "system calls")]
 
@@ -70,12 +70,22 @@ impl Look {
         }
     }
 
-    /// The runs of pages of which the kernel holds anything, from where the look began up to its end.
+    /// Pages of all of which the kernel holds something.
+    pub(super) fn of_all(pages: Range<usize>) -> Self {
+        let mut look = Self::new(pages.start);
+        look.end = pages.end;
+        look.add(pages);
+        look
+    }
+
+    /// The runs of pages of which the kernel holds anything, from where the look began up to its
+    /// end.
     pub fn runs(&self) -> &[Range<usize>] {
         &self.runs[..self.count]
     }
 
-    /// Adds pages, none of which lies before those that were added earlier; `false` when it has enough.
+    /// Adds pages, none of which lies before those that were added earlier; `false` when it has
+    /// enough.
     fn add(&mut self, pages: Range<usize>) -> bool {
         let count = pages.len();
         match self.runs[..self.count].last_mut() {
@@ -91,8 +101,8 @@ impl Look {
     }
 }
 
-/// Looks at pages from the first of `range` on, which is not empty: at all of them, or until there is enough to tell.
-/// `None` when the system does not say.
+/// Looks at pages from the first of `range` on, which is not empty: at all of them, or until there
+/// is enough to tell. `None` when the system does not say.
 pub(crate) fn look(memory: &Memory, page_size: PageSize, range: Range<usize>) -> Option<Look> {
     let pagemap = Pagemap::open()?;
     pagemap
@@ -100,7 +110,8 @@ pub(crate) fn look(memory: &Memory, page_size: PageSize, range: Range<usize>) ->
         .or_else(|| pagemap.entries(memory, page_size, range))
 }
 
-/// The first page of `range` of which the kernel holds anything, or no page. `None` when the kernel cannot scan.
+/// The first page of `range` of which the kernel holds anything, or no page. `None` when the kernel
+/// cannot scan.
 pub(super) fn first(
     memory: &Memory,
     page_size: PageSize,
@@ -151,8 +162,8 @@ impl Pagemap {
             category_anyof_mask: PRESENT | SWAPPED,
             return_mask: PRESENT | SWAPPED,
         };
-        // SAFETY: the request's own arguments; the kernel fills in at most `vec_len` regions, which is how many
-        // there are, and reads nothing of the pages.
+        // SAFETY: the request's own arguments; the kernel fills in at most `vec_len` regions, which
+        // is how many there are, and reads nothing of the pages.
         let found = unsafe { libc::ioctl(self.0, IOCTL_SCAN, &raw mut args) };
         let found = usize::try_from(found).ok()?;
         let mut look = Look::new(range.start);

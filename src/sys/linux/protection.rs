@@ -134,7 +134,8 @@ impl Protection {
         engine.map_or(range, |engine| engine.whole_blocks(range, &self.by()))
     }
 
-    /// The most borders between mappings at one time that are not those between armed and open pages.
+    /// The most borders between mappings at one time that are not those between armed and open
+    /// pages.
     pub fn most_borders(&self) -> u64 {
         self.userfaultfd
             .as_ref()
