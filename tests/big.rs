@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::mappings::{page_tables, resident};
-use common::{in_child, page_by_page, page_size};
+use common::mappings::{page_tables, resident, without_huge_pages};
+use common::{in_child, on, page_by_page, page_size};
 
 #[test]
 fn sixty_four_gigabytes_with_three_pages_touched() {
@@ -52,6 +52,29 @@ fn sixty_four_gigabytes_with_three_pages_touched() {
         snapshots.swap_remove(1);
         drop(snapshots);
         assert!(grown() < MOST, "grown by {}", grown());
+    });
+    ended.expect_finished();
+}
+
+/// Where the system makes huge pages unasked, a first touch in the handler would have 2 MiB zeroed, and what is
+/// written here and there would take that much each time.
+#[test]
+fn neither_copies_nor_tables_become_huge_pages() {
+    if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        return;
+    }
+    let ended = in_child("neither_copies_nor_tables_become_huge_pages", |engine| {
+        const PAGES: usize = 1 << 16;
+        let before = without_huge_pages();
+        let arena = on(engine).build(PAGES * page_size()).unwrap();
+        let tables = without_huge_pages() - before;
+        assert!(tables >= 12 * PAGES, "only {tables} bytes of tables");
+        let _snapshot = arena.snapshot().unwrap();
+        let store = without_huge_pages() - before - tables;
+        let wanted = PAGES * (page_size() + 32);
+        assert!(store >= wanted, "only {store} bytes of the store");
+        // What the arena itself is made of is as the system and its user want.
+        assert!(store + tables < 3 * wanted);
     });
     ended.expect_finished();
 }

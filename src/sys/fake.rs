@@ -30,6 +30,10 @@ impl Memory {
         })
     }
 
+    pub fn in_small_pages(self) -> Self {
+        self
+    }
+
     pub fn copy_page(&self, to: PageIndex, from: &Self, page: PageIndex, page_size: PageSize) {
         for byte in 0..page_size.bytes() {
             let value = from.bytes[page_size.offset_of(page) + byte].load(Ordering::Relaxed);
