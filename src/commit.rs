@@ -45,8 +45,10 @@ pub(crate) struct Ledger {
     pub commits_waiting: usize,
 }
 
-/// How many frames are made ready at once. More are, beside arming ahead.
+/// How many frames are made ready at once, and at most one for so many pages of the arena. More are, beside
+/// arming ahead.
 const FIRST_PREFAULT: usize = 64;
+const PAGES_PER_FRAME: usize = 16;
 
 impl Shared {
     /// Gets ready what a commit needs and what it would take long to get: address space for the
@@ -69,7 +71,7 @@ impl Shared {
                 bytes: frames * self.page_size.bytes(),
                 source,
             })?;
-        self.prefault(FIRST_PREFAULT);
+        self.prefault(FIRST_PREFAULT.min(self.pages / PAGES_PER_FRAME));
         Ok(())
     }
 

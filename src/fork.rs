@@ -89,6 +89,7 @@ fn after_in_child() {
     let this = current_thread();
     release(|held| {
         held.frozen.forget_users();
+        sys::forget_descriptor();
         for arena in &mut held.arenas {
             // Other threads' guards, and commits that waited, do not exist here.
             let ledger = &mut arena.ledger;

@@ -89,13 +89,13 @@ pub(crate) struct Protection {
 }
 
 impl Protection {
-    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> io::Result<Self> {
+    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> crate::Result<Self> {
         let blocks = match options.engine {
             Engine::Mprotect => None,
-            Engine::Userfaultfd => Some(Blocks::new(pages, BLOCK)?),
+            Engine::Userfaultfd => Some(Blocks::new(pages, BLOCK).expect("there is memory")),
         };
         Ok(Self {
-            memory: Memory::new(pages, page_size)?,
+            memory: Memory::new(pages, page_size).expect("there is memory"),
             writable: (0..pages).map(|_| Mutex::new(true)).collect(),
             blocks,
             mappings: (0..pages.div_ceil(BLOCK))

@@ -6,13 +6,17 @@
 //! The flag `UFFD_USER_MODE_ONLY` makes it work without privileges: a system call that writes into
 //! an armed page fails with EFAULT, as with mprotect.
 //!
+//! One descriptor serves all arenas: closing one makes the kernel walk all mappings of the process, and descriptors
+//! are few. It is opened by the first arena that needs it and stays open. Whoever closes it by mistake
+//! ends the protection of the arenas that were made with it; the next arena opens another.
+//!
 //! After a fork the child's pages have no bits, and its copy of the descriptor acts on the parent's memory.
 
 #![allow(unsafe_code, reason = "userfaultfd has no safe interface")]
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
@@ -71,9 +75,67 @@ const IOCTL_WRITEPROTECT: libc::Ioctl = libc::_IOWR::<WriteProtectArgs>(0xaa, 0x
 /// Most blocks of an arena: each may be a mapping of its own.
 const MOST_BLOCKS: usize = 8192;
 
+/// The descriptor that serves all arenas, as a [`Descriptor`].
+static SHARED: AtomicU64 = AtomicU64::new(Descriptor::none(0).0);
+
+/// A descriptor's number, or -1 in its lower half; how many there were before it in the upper one, since the kernel
+/// gives out a number again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Descriptor(u64);
+
+impl Descriptor {
+    const fn none(before: u32) -> Self {
+        Self::new(before, -1)
+    }
+
+    const fn new(before: u32, number: RawFd) -> Self {
+        Self((before as u64) << 32 | number as u32 as u64)
+    }
+
+    fn number(self) -> RawFd {
+        self.0 as u32 as RawFd
+    }
+
+    fn before(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn current() -> Self {
+        Self(SHARED.load(Ordering::Relaxed))
+    }
+
+    /// The one that serves all arenas, opened if there is none or somebody has closed it. `memory`: any of ours.
+    fn shared(memory: &Memory) -> io::Result<Self> {
+        loop {
+            let seen = Self::current();
+            // The second look: it may be another thread's new one that has the number.
+            if seen.is_open(memory) && seen == Self::current() {
+                return Ok(seen);
+            }
+            let new = Self::new(seen.before().wrapping_add(1), open()?);
+            let exchanged =
+                SHARED.compare_exchange(seen.0, new.0, Ordering::Relaxed, Ordering::Relaxed);
+            if exchanged.is_ok() {
+                return Ok(new);
+            }
+            close(new.number());
+        }
+    }
+
+    fn is_open(self, memory: &Memory) -> bool {
+        // A call without effect, since nobody sleeps for a page.
+        let mut range = RangeArgs {
+            start: memory.as_ptr() as u64,
+            len: memory.len() as u64,
+        };
+        ioctl(self.number(), IOCTL_WAKE, &mut range).is_ok()
+    }
+}
+
 pub(super) struct Userfaultfd {
-    /// The descriptor, or -1 in the child of a fork.
-    descriptor: AtomicI32,
+    descriptor: Descriptor,
+    /// In the child of a fork.
+    forsaken: AtomicBool,
     blocks: Blocks,
 }
 
@@ -84,58 +146,41 @@ impl Userfaultfd {
         let pages = memory.len() / page_size.bytes();
         let block = pages.div_ceil(MOST_BLOCKS).next_power_of_two().max(table);
         let blocks = Blocks::new(pages, block)?;
-        let this = Self {
-            descriptor: AtomicI32::new(open()?),
+        let descriptor = Descriptor::shared(memory)?;
+        register(descriptor.number(), memory)?;
+        Ok(Self {
+            descriptor,
+            forsaken: AtomicBool::new(false),
             blocks,
-        };
-        let mut api = ApiArgs {
-            api: API,
-            features: FEATURES,
-            ioctls: 0,
-        };
-        this.ioctl(IOCTL_API, &mut api)?;
-        let mut register = RegisterArgs {
-            start: memory.as_ptr() as u64,
-            len: memory.len() as u64,
-            mode: REGISTER_MODE_WP,
-            ioctls: 0,
-        };
-        this.ioctl(IOCTL_REGISTER, &mut register)?;
-        Ok(this)
+        })
     }
 
+    /// The descriptor, or -1 when there is another one by now.
     pub fn descriptor(&self) -> RawFd {
-        self.descriptor.load(Ordering::Relaxed)
+        if self.descriptor == Descriptor::current() {
+            self.descriptor.number()
+        } else {
+            -1
+        }
     }
 
     /// Whether this process's pages are protected by it.
     pub fn is_active(&self) -> bool {
-        self.descriptor() >= 0
+        !self.forsaken.load(Ordering::Relaxed)
     }
 
     /// In the child of a fork: it protects nothing here.
     pub fn forsake(&self) {
-        close(self.descriptor.swap(-1, Ordering::Relaxed));
-    }
-
-    fn ioctl<T>(&self, request: libc::Ioctl, args: &mut T) -> io::Result<()> {
-        // SAFETY: `request` was made for arguments of type `T`, which the kernel reads and fills in.
-        let result = unsafe { libc::ioctl(self.descriptor(), request, std::ptr::from_mut(args)) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        self.forsaken.store(true, Ordering::Relaxed);
     }
 
     /// Whether somebody closed the descriptor, which ended all protection.
     pub fn check(&self, memory: &Memory) -> io::Result<()> {
-        // A call without effect, since nobody sleeps for a page.
-        let mut range = RangeArgs {
-            start: memory.as_ptr() as u64,
-            len: memory.len() as u64,
-        };
-        self.ioctl(IOCTL_WAKE, &mut range)
+        if self.descriptor() >= 0 && self.descriptor.is_open(memory) {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EBADF))
+        }
     }
 
     /// As [`Protection::arm`](super::Protection::arm).
@@ -215,12 +260,44 @@ impl Protect for Calls<'_> {
     }
 }
 
-impl Drop for Userfaultfd {
-    fn drop(&mut self) {
-        close(self.descriptor());
-    }
+/// Whether it works here: tries it on a page, with a descriptor for that alone.
+pub(super) fn probe() -> io::Result<()> {
+    let page_size = PageSize::host();
+    let memory = Memory::new(1, page_size)?;
+    let descriptor = open()?;
+    let calls = Calls {
+        descriptor,
+        memory: &memory,
+        page_size,
+        made: &AtomicU64::new(0),
+    };
+    let page = PageRange::all(1);
+    let worked = register(descriptor, &memory)
+        .and_then(|()| Ok(calls.pages(page, false)?))
+        .and_then(|()| Ok(calls.pages(page, true)?));
+    close(descriptor);
+    worked
 }
 
+/// In the child of a fork, whose copy of the descriptor acts on the parent's memory: closes it.
+pub(crate) fn forget_descriptor() {
+    let inherited = Descriptor::current();
+    let none = Descriptor::none(inherited.before());
+    SHARED.store(none.0, Ordering::Relaxed);
+    close(inherited.number());
+}
+
+fn register(descriptor: RawFd, memory: &Memory) -> io::Result<()> {
+    let mut args = RegisterArgs {
+        start: memory.as_ptr() as u64,
+        len: memory.len() as u64,
+        mode: REGISTER_MODE_WP,
+        ioctls: 0,
+    };
+    ioctl(descriptor, IOCTL_REGISTER, &mut args)
+}
+
+/// A descriptor that is ready for use.
 fn open() -> io::Result<RawFd> {
     // SAFETY: takes flags, returns a descriptor.
     let descriptor = unsafe {
@@ -232,7 +309,25 @@ fn open() -> io::Result<RawFd> {
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(descriptor as RawFd)
+    let descriptor = descriptor as RawFd;
+    let mut api = ApiArgs {
+        api: API,
+        features: FEATURES,
+        ioctls: 0,
+    };
+    ioctl(descriptor, IOCTL_API, &mut api)
+        .map(|()| descriptor)
+        .inspect_err(|_| close(descriptor))
+}
+
+fn ioctl<T>(descriptor: RawFd, request: libc::Ioctl, args: &mut T) -> io::Result<()> {
+    // SAFETY: `request` was made for arguments of type `T`, which the kernel reads and fills in.
+    let result = unsafe { libc::ioctl(descriptor, request, std::ptr::from_mut(args)) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn close(descriptor: RawFd) {
