@@ -345,8 +345,9 @@ impl Arena {
 }
 
 impl ArenaBuilder {
-    /// The most bytes that saved pages may take, rounded down to whole pages (default: no limit). It also
-    /// bounds the address space that is reserved for them, which is several times the arena's without. A
+    /// The most bytes that saved pages may take, rounded down to whole pages (default: no limit). No more
+    /// address space is reserved for them either; without a limit that is two to four times the arena's, or
+    /// more where several snapshots live long. A
     /// snapshot that has failed keeps its copies until it is dropped. When a write needs a copy and
     /// none can be made, the snapshots that need it fail ([`Error::StoreExhausted`]) and the
     /// writer goes on.

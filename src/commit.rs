@@ -49,8 +49,10 @@ pub(crate) struct Ledger {
 const FEW_FRAMES: usize = 256;
 /// So few free frames are not worth giving back.
 const KEPT_FRAMES: usize = 1024;
-/// How many frames are made ready at once. More are, beside arming ahead.
+/// How many frames are made ready at once, and at most one for so many pages of the arena. More are, beside
+/// arming ahead.
 const FIRST_PREFAULT: usize = 64;
+const PAGES_PER_FRAME: usize = 16;
 
 impl Shared {
     /// Gets ready what a commit needs and what it would take long to get: address space for the
@@ -73,7 +75,7 @@ impl Shared {
                 bytes: frames * self.page_size.bytes(),
                 source,
             })?;
-        let few = FIRST_PREFAULT.min(self.pages / 16);
+        let few = FIRST_PREFAULT.min(self.pages / PAGES_PER_FRAME);
         self.store.prefault(few, !self.engine.splits_mappings());
         Ok(())
     }

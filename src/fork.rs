@@ -102,6 +102,8 @@ fn after_in_child() {
             arena.home.mappings.forked();
             arena.home.store.forget_prefaulting();
         }
+        // After the arenas, each of which asks whether it was still open in the parent.
+        sys::forget_descriptor();
     });
 }
 

@@ -10,7 +10,7 @@ use crate::fork;
 use crate::options::{Engine, Options};
 use crate::page::PageSize;
 use crate::progress::Progress;
-use crate::registry::{self, Slot};
+use crate::registry::{self, Place};
 use crate::shared::Shared;
 use crate::sys::{self, signal::Refusal};
 
@@ -18,7 +18,7 @@ use crate::sys::{self, signal::Refusal};
 pub(crate) struct Home {
     shared: Shared,
     progress: Progress,
-    slot: OnceLock<&'static Slot>,
+    place: OnceLock<Place>,
     /// In bytes, before rounding up.
     requested_len: usize,
     /// The arena's handle is gone: nobody writes any more.
@@ -44,16 +44,15 @@ impl Home {
             sys::signal::install(refusal, resolve).map_err(|source| Error::Install { source })?;
         }
         fork::install().map_err(|source| Error::Install { source })?;
-        let shared = Shared::new(page_size, pages, options)
-            .map_err(|source| Error::Reserve { bytes: len, source })?;
+        let shared = Shared::new(page_size, pages, options)?;
         let home = Arc::new(Self {
             shared,
             progress: Progress::new(),
-            slot: OnceLock::new(),
+            place: OnceLock::new(),
             requested_len: len,
             abandoned: AtomicBool::new(false),
         });
-        home.slot.get_or_init(|| registry::add(&home));
+        home.place.get_or_init(|| registry::add(&home));
         Ok(home)
     }
 
@@ -113,8 +112,8 @@ impl Deref for Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.get() {
-            registry::remove(slot);
+        if let Some(place) = self.place.get() {
+            registry::remove(*place);
         }
     }
 }

@@ -112,7 +112,8 @@ impl Engine {
         }
     }
 
-    /// Whether arenas with this engine can be made here.
+    /// Whether arenas with this engine can be made here. Tries it until it works once in the process; what goes
+    /// wrong after that is found when an arena is made.
     ///
     /// # Errors
     ///

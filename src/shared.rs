@@ -5,13 +5,13 @@
 //! frozen page is read), [`crate::guard`] (a range is kept writable), [`crate::open`] (all of it is
 //! made writable).
 
-use std::io;
 // Orders nothing, so it is plain in models too.
 use std::sync::atomic::AtomicU64 as Plain64;
 
 use crate::commit::Ledger;
 use crate::density::Density;
 use crate::dirty::DirtySet;
+use crate::error::{Error, Result};
 use crate::gate::Gate;
 use crate::mappings::Mappings;
 use crate::options::{Options, Window};
@@ -56,17 +56,21 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(page_size: PageSize, pages: usize, options: &Options) -> io::Result<Self> {
+    pub fn new(page_size: PageSize, pages: usize, options: &Options) -> Result<Self> {
+        let no_memory = |source| Error::Reserve {
+            bytes: pages * page_size.bytes(),
+            source,
+        };
         Ok(Self {
             page_size,
             pages,
             engine: Protection::new(pages, page_size, options)?,
             window: options.window,
-            table: Table::new(pages)?,
-            dirty: DirtySet::new(pages)?,
-            density: Density::new(pages)?,
+            table: Table::new(pages).map_err(no_memory)?,
+            dirty: DirtySet::new(pages).map_err(no_memory)?,
+            density: Density::new(pages).map_err(no_memory)?,
             store: Store::new(page_size, pages, options.store_limit),
-            versions: Versions::new(pages)?,
+            versions: Versions::new(pages).map_err(no_memory)?,
             gate: Gate::new(),
             epoch: AtomicU64::new(0),
             newest: AtomicU64::new(0),

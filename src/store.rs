@@ -143,7 +143,8 @@ pub(crate) struct Store {
     page_size: PageSize,
     /// Most frames that may ever be reserved.
     limit: u32,
-    /// Frames of the first segment, a power of two; each further segment has twice as many.
+    /// Frames of the first segment, a power of two, twice the arena's pages or more; each further segment has
+    /// twice as many. The limit cuts off the last one.
     first_segment: u32,
     segments: [OnceLock<Segment>; 32],
     /// Frames that may be handed out.
@@ -233,7 +234,7 @@ impl Store {
         Self {
             page_size,
             limit: limit as u32,
-            first_segment: (pages.min(1 << 31) as u32).next_power_of_two(),
+            first_segment: (pages.saturating_mul(2).min(1 << 31) as u32).next_power_of_two(),
             segments: [const { OnceLock::new() }; 32],
             reserved: AtomicU32::new(0),
             fresh: AtomicU32::new(0),
@@ -356,16 +357,15 @@ impl Store {
         while reserved < wanted {
             let (number, _) = self.place(reserved);
             let count = u64::from(self.first_segment) << number;
-            let frames = count.min(u64::from(u32::MAX)) as usize;
+            let frames = count.min(u64::from(self.limit - reserved)) as u32;
             let segment = Segment {
-                memory: Memory::new(frames, self.page_size)?,
-                metas: Zeroed::new(frames)?,
+                memory: Memory::new(frames as usize, self.page_size)?.in_small_pages(),
+                metas: Zeroed::new(frames as usize)?,
             };
             if self.segments[number].set(segment).is_err() {
                 unreachable!("one caller at a time reserves frames");
             }
-            let end = u64::from(reserved) + count;
-            reserved = end.min(u64::from(self.limit)) as u32;
+            reserved += frames;
             self.reserved.store(reserved, Ordering::Release);
         }
         Ok(())
@@ -574,6 +574,7 @@ impl Store {
         (number as usize, (shifted - start) as usize)
     }
 
+    /// Frames from `index` on in its segment, those that the limit has cut off included.
     fn left_in_segment(&self, index: u32) -> u32 {
         let (number, slot) = self.place(index);
         let count = u64::from(self.first_segment) << number;

@@ -4,8 +4,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::mappings::{page_tables, resident};
-use common::{in_child, page_by_page, page_size};
+use common::mappings::{page_tables, resident, without_huge_pages};
+use common::{in_child, on, page_by_page, page_size};
 use pagecow::Engine;
 
 /// Resident memory and memory of page tables, and by how much they have grown.
@@ -118,6 +118,29 @@ fn sixty_four_gigabytes_in_small_slices() {
         snapshot.read_at(LEN / 2, &mut byte).unwrap();
         assert_eq!(byte, [1]);
         grown.expect_at_most(8 << 20, 2 << 20);
+    });
+    ended.expect_finished();
+}
+
+/// Where the system makes huge pages unasked, a first touch in the handler would have 2 MiB zeroed, and what is
+/// written here and there would take that much each time.
+#[test]
+fn neither_copies_nor_tables_become_huge_pages() {
+    if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        return;
+    }
+    let ended = in_child("neither_copies_nor_tables_become_huge_pages", |engine| {
+        const PAGES: usize = 1 << 16;
+        let before = without_huge_pages();
+        let arena = on(engine).build(PAGES * page_size()).unwrap();
+        let tables = without_huge_pages() - before;
+        assert!(tables >= 12 * PAGES, "only {tables} bytes of tables");
+        let _snapshot = arena.snapshot().unwrap();
+        let store = without_huge_pages() - before - tables;
+        let wanted = PAGES * (page_size() + 32);
+        assert!(store >= wanted, "only {store} bytes of the store");
+        // What the arena itself is made of is as the system and its user want.
+        assert!(store + tables < 3 * wanted);
     });
     ended.expect_finished();
 }

@@ -265,3 +265,28 @@ fn with_arenas_that_come_and_go() {
     });
     ended.expect_finished();
 }
+
+/// What the parent has left behind for arenas that come must not be used by the child's.
+#[test]
+fn arenas_made_after_the_fork() {
+    let ended = in_child("arenas_made_after_the_fork", |engine| {
+        let live = || {
+            let (mut arena, before) = patterned(on(engine), PAGES);
+            let snapshot = arena.snapshot().unwrap();
+            arena.fill(0xee);
+            expect_bytes(&snapshot, &before);
+            assert_eq!(arena.stats().pages_saved, PAGES as u64);
+            arena.check_invariants().unwrap();
+        };
+        live();
+        match fork() {
+            Forked::Child => end_of_fork(live),
+            Forked::Parent(child) => {
+                live();
+                expect_child_ended_well(child);
+            }
+        }
+        live();
+    });
+    ended.expect_finished();
+}

@@ -1,11 +1,13 @@
 //! Taking a snapshot fails, before anything is armed, when a write would not reach the handler.
 
+#![allow(unsafe_code, reason = "closes a file descriptor that is not its own")]
+
 mod common;
 
 use common::mappings::is_writable;
 use common::signals;
-use common::{expect_bytes, in_child, on, patterned};
-use pagecow::{Arena, Error};
+use common::{expect_bytes, in_child, in_child_on, on, patterned};
+use pagecow::{Arena, Engine, Error};
 
 extern "C" fn theirs(_: i32) {}
 
@@ -84,4 +86,39 @@ fn other_signals_may_be_anybodys() {
         expect_all_well(&mut arena, &before);
     });
     ended.expect_finished();
+}
+
+/// The kernel gives the next arena's descriptor the same number.
+#[test]
+fn a_closed_descriptor_is_noticed_also_when_there_is_another() {
+    let test = "a_closed_descriptor_is_noticed_also_when_there_is_another";
+    let ended = in_child_on(&[Engine::Userfaultfd], test, |engine| {
+        let (arena, _) = patterned(on(engine), 8);
+        drop(arena.snapshot().unwrap());
+        close_userfaultfds();
+        let mut others = Vec::new();
+        for _ in 0..2 {
+            let result = arena.snapshot();
+            assert!(matches!(result, Err(Error::Engine { .. })), "{result:?}");
+            let (mut other, before) = patterned(on(engine), 8);
+            expect_all_well(&mut other, &before);
+            others.push(other);
+        }
+    });
+    ended.expect_finished();
+}
+
+fn close_userfaultfds() {
+    let mut closed = 0;
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+        let entry = entry.unwrap().path();
+        let is_one = std::fs::read_link(&entry)
+            .is_ok_and(|what| what.to_string_lossy().contains("userfaultfd"));
+        if is_one {
+            let number = entry.file_name().unwrap().to_str().unwrap();
+            // SAFETY: nothing of Rust's owns it.
+            closed += 1 + unsafe { libc::close(number.parse().unwrap()) };
+        }
+    }
+    assert_eq!(closed, 1);
 }

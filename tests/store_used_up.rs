@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
+use common::mappings::address_space;
 use common::{expect_bytes, in_child, on, page_by_page, page_size, patterned};
 use pagecow::{Arena, ArenaBuilder, Error, Snapshot};
 
@@ -205,4 +206,25 @@ fn read_until_it_fails(snapshot: &Snapshot, number: u64, stop: &AtomicBool) -> b
             return false;
         }
     }
+}
+
+/// Not the power of two above an arena that is a page too large for it.
+#[test]
+fn address_space_for_copies_stays_within_the_limit() {
+    let ended = in_child(
+        "address_space_for_copies_stays_within_the_limit",
+        |engine| {
+            const LIMIT: usize = 1 << 20;
+            let pages = (1 << 30) / page_size() + 1;
+            let builder = page_by_page(engine).store_limit(LIMIT);
+            let arena = builder.build(pages * page_size()).unwrap();
+            let before = address_space();
+            let snapshot = arena.snapshot().unwrap();
+            let grown = address_space().saturating_sub(before);
+            // And the records of the copies.
+            assert!(grown < LIMIT + (1 << 20), "grown by {grown}");
+            drop(snapshot);
+        },
+    );
+    ended.expect_finished();
 }

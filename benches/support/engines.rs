@@ -61,6 +61,14 @@ impl Engine {
     pub fn plain_arena(self, len: usize) -> Result<Arena, String> {
         self.arena(len, false, Window::default())
     }
+
+    /// An arena as it is made by default, of which nothing was written.
+    pub fn untouched_arena(self, len: usize) -> Result<Arena, String> {
+        Arena::builder()
+            .engine(self.real())
+            .build(len)
+            .map_err(|error| error.to_string())
+    }
 }
 
 /// What a fresh process is to measure: an engine, or what it is compared with.

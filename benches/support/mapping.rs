@@ -21,6 +21,58 @@ pub fn ordinary(len: usize, huge: bool) -> Result<&'static mut [u8], String> {
     Ok(bytes)
 }
 
+/// Private zero bytes between two pages that nobody may touch, of which the first byte was written; never unmapped.
+pub fn between_forbidden_pages(len: usize) -> Result<*mut u8, String> {
+    let page = region::page::size();
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let start = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            len + 2 * page,
+            libc::PROT_NONE,
+            flags,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(format!("mmap: {}", io::Error::last_os_error()));
+    }
+    let inner = start.cast::<u8>().wrapping_add(page);
+    // SAFETY: inside the new mapping, of which nobody else knows.
+    if unsafe { libc::mprotect(inner.cast(), len, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+        return Err(format!("mprotect: {}", io::Error::last_os_error()));
+    }
+    // SAFETY: as above, and writable now.
+    unsafe { inner.write_volatile(0) };
+    Ok(inner)
+}
+
+/// Mappings of this process.
+pub fn count() -> Result<usize, String> {
+    let mappings = std::fs::read_to_string("/proc/self/maps").map_err(|error| error.to_string())?;
+    Ok(mappings.lines().count())
+}
+
+/// Why a process is not granted so many mappings, if so.
+pub fn lacks_mappings(wanted: usize) -> Option<String> {
+    let known = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    let most: usize = known.trim().parse().unwrap_or(0);
+    (most < wanted).then(|| format!("needs {wanted} mappings, vm.max_map_count is {most}"))
+}
+
+/// Resident memory of this process, counted page by page.
+pub fn resident_kib() -> Result<usize, String> {
+    let known =
+        std::fs::read_to_string("/proc/self/smaps_rollup").map_err(|error| error.to_string())?;
+    known
+        .lines()
+        .find_map(|line| line.strip_prefix("Rss:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok())
+        .ok_or_else(|| "the kernel does not say what is resident".to_owned())
+}
+
 /// Asks for huge pages or for none, whatever the system's default, for memory that was not touched yet.
 pub fn advise(bytes: &mut [u8], huge: bool) {
     let advice = if huge {

@@ -30,6 +30,10 @@ impl Memory {
         })
     }
 
+    pub fn in_small_pages(self) -> Self {
+        self
+    }
+
     pub fn copy_page(&self, to: PageIndex, from: &Self, page: PageIndex, page_size: PageSize) {
         for byte in 0..page_size.bytes() {
             let value = from.bytes[page_size.offset_of(page) + byte].load(Ordering::Relaxed);
@@ -89,13 +93,13 @@ pub(crate) struct Protection {
 }
 
 impl Protection {
-    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> io::Result<Self> {
+    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> crate::Result<Self> {
         let blocks = match options.engine {
             Engine::Mprotect => None,
-            Engine::Userfaultfd => Some(Blocks::new(pages, BLOCK)?),
+            Engine::Userfaultfd => Some(Blocks::new(pages, BLOCK).expect("there is memory")),
         };
         Ok(Self {
-            memory: Memory::new(pages, page_size)?,
+            memory: Memory::new(pages, page_size).expect("there is memory"),
             writable: (0..pages).map(|_| Mutex::new(true)).collect(),
             blocks,
             mappings: (0..pages.div_ceil(BLOCK))

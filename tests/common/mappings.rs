@@ -34,8 +34,17 @@ pub fn resident() -> usize {
 
 /// Memory of this process's page tables, in bytes.
 pub fn page_tables() -> usize {
+    status("VmPTE:")
+}
+
+/// Address space of this process, in bytes.
+pub fn address_space() -> usize {
+    status("VmSize:")
+}
+
+fn status(name: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmPTE:"));
+    let line = status.lines().find(|line| line.starts_with(name));
     let kib: usize = line
         .unwrap()
         .split_whitespace()
@@ -66,6 +75,22 @@ pub fn in_huge_pages(bytes: &[u8]) -> usize {
         }
     }
     kib << 10
+}
+
+/// Address space that the kernel makes no huge pages in, in bytes.
+pub fn without_huge_pages() -> usize {
+    let mappings = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut size = 0;
+    let mut sum = 0;
+    for line in mappings.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Size:") => size = words.next().unwrap().parse().unwrap(),
+            Some("VmFlags:") if words.any(|flag| flag == "nh") => sum += size,
+            _ => {}
+        }
+    }
+    sum << 10
 }
 
 /// Has the kernel give this process no huge pages, which would make neighbours of what is touched resident.

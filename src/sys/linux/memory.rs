@@ -2,8 +2,10 @@
 
 #![allow(unsafe_code, reason = "memory that others store to while we read it")]
 
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
 use std::ops::{Deref, Range};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -49,8 +51,18 @@ impl Memory {
 
     /// Asks for huge pages as it is touched. A system without them refuses, which is as good.
     pub fn in_huge_pages(self) -> Self {
+        self.advise(libc::MADV_HUGEPAGE)
+    }
+
+    /// Keeps it from becoming huge pages as it is touched, also where the system makes them unasked: the first
+    /// touch would have 2 MiB zeroed, in the handler perhaps. A system without them refuses, which is as good.
+    pub fn in_small_pages(self) -> Self {
+        self.advise(libc::MADV_NOHUGEPAGE)
+    }
+
+    fn advise(self, advice: libc::c_int) -> Self {
         // SAFETY: the whole mapping; the advice does not change contents.
-        unsafe { libc::madvise(self.start.cast(), self.len, libc::MADV_HUGEPAGE) };
+        unsafe { libc::madvise(self.start.cast(), self.len, advice) };
         self
     }
 
@@ -247,28 +259,80 @@ impl Memory {
     }
 }
 
-/// A slice of zero-valued `T` in lazily zeroed memory: costs what is touched.
+/// A slice of zero-valued `T` in zeroed memory: a large one costs what is touched, a small one no mapping.
 pub(crate) struct Zeroed<T> {
-    memory: Memory,
+    start: NonNull<T>,
     count: usize,
-    values: std::marker::PhantomData<T>,
+    _memory: Backing,
 }
+
+/// Where the values are.
+enum Backing {
+    Mapping {
+        _memory: Memory,
+    },
+    /// Neighbours on the heap are not in its cache lines.
+    Heap {
+        start: NonNull<u8>,
+        layout: Layout,
+    },
+}
+
+/// Bytes up to which a slice comes from the heap.
+const SMALL: usize = 16 << 10;
+const CACHE_LINE: usize = 64;
+
+// SAFETY: owns its values, as a `Box<[T]>` does.
+unsafe impl<T: Send> Send for Zeroed<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Zeroed<T> {}
 
 impl<T: ZeroValid> Zeroed<T> {
     pub fn new(count: usize) -> io::Result<Self> {
-        let page_size = PageSize::host();
+        const { assert!(align_of::<T>() <= CACHE_LINE && size_of::<T>() > 0) };
         let bytes = count
             .checked_mul(size_of::<T>())
             .ok_or(io::ErrorKind::OutOfMemory)?;
+        let (start, memory) = if bytes <= SMALL {
+            Backing::on_heap(bytes.max(1))?
+        } else {
+            Backing::in_mapping(bytes)?
+        };
+        Ok(Self {
+            start: start.cast(),
+            count,
+            _memory: memory,
+        })
+    }
+}
+
+impl Backing {
+    fn on_heap(bytes: usize) -> io::Result<(NonNull<u8>, Self)> {
+        let layout =
+            Layout::from_size_align(bytes, CACHE_LINE).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        // SAFETY: not of size zero (the caller's).
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) });
+        let start = start.ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok((start, Self::Heap { start, layout }))
+    }
+
+    fn in_mapping(bytes: usize) -> io::Result<(NonNull<u8>, Self)> {
+        let page_size = PageSize::host();
         let pages = page_size
             .count_for(bytes)
             .ok_or(io::ErrorKind::OutOfMemory)?;
-        const { assert!(align_of::<T>() <= 4096) };
-        Ok(Self {
-            memory: Memory::new(pages, page_size)?,
-            count,
-            values: std::marker::PhantomData,
-        })
+        let memory = Memory::new(pages, page_size)?.in_small_pages();
+        let start = NonNull::new(memory.as_mut_ptr()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok((start, Self::Mapping { _memory: memory }))
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if let Self::Heap { start, layout } = self {
+            // SAFETY: allocated in `on_heap` with this layout, and nobody has a reference any more.
+            unsafe { dealloc(start.as_ptr(), *layout) };
+        }
     }
 }
 
@@ -276,8 +340,8 @@ impl<T: ZeroValid> Deref for Zeroed<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: page-aligned memory of at least `count` values (see `new`), zero-filled at first,
-        // which is a valid `T` (`ZeroValid`), and written only through `&T` since.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.count) }
+        // SAFETY: aligned memory of at least `count` values (see `new`), zero-filled at first, which is
+        // a valid `T` (`ZeroValid`), and written only through `&T` since.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
     }
 }

@@ -15,6 +15,7 @@ mod userfaultfd;
 
 pub(crate) use memory::{Memory, Zeroed};
 pub(crate) use protection::{Protection, probe_userfaultfd};
+pub(crate) use userfaultfd::forget_descriptor;
 
 /// Writes a fixed text to standard error and aborts: for the fault path, which can do nothing else.
 #[cold]

@@ -6,7 +6,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::memory::Memory;
-use super::userfaultfd::{Calls, Userfaultfd};
+use super::userfaultfd::{self, Calls, Userfaultfd};
+use crate::error::Error;
 use crate::options::{Engine, Options};
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::sys::ProtectError;
@@ -27,10 +28,14 @@ impl Protection {
     /// Memory for an arena: `pages` writable pages between some that nobody may touch, so that the
     /// mapping never merges with a stranger's and a whole-arena call splits nothing. Where it is long
     /// enough for huge pages it begins with one.
-    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> io::Result<Self> {
+    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> crate::error::Result<Self> {
+        let no_memory = |source| Error::Reserve {
+            bytes: pages * page_size.bytes(),
+            source,
+        };
         let huge = page_size.pages_of_table();
         let alignment = if pages < huge { 1 } else { huge };
-        let memory = Memory::new(pages + 1 + alignment, page_size)?;
+        let memory = Memory::new(pages + 1 + alignment, page_size).map_err(no_memory)?;
         let bytes = page_size.bytes();
         let low = memory.as_mut_ptr();
         let first = low.wrapping_add(bytes).align_offset(alignment * bytes) / bytes + 1;
@@ -41,7 +46,7 @@ impl Protection {
             // SAFETY: inside the mapping that was just made and that nobody uses.
             let result = unsafe { libc::mprotect(start.cast(), len, libc::PROT_NONE) };
             if result != 0 {
-                return Err(io::Error::last_os_error());
+                return Err(no_memory(io::Error::last_os_error()));
             }
         }
         let mut memory = memory.inner(PageIndex::new(first), pages, page_size);
@@ -52,7 +57,13 @@ impl Protection {
         unsafe { memory.as_mut_ptr().write_volatile(0) };
         let userfaultfd = match options.engine {
             Engine::Mprotect => None,
-            Engine::Userfaultfd => Some(Userfaultfd::new(&memory, page_size)?),
+            Engine::Userfaultfd => {
+                let made = Userfaultfd::new(&memory, page_size);
+                Some(made.map_err(|source| Error::Engine {
+                    engine: options.engine,
+                    source,
+                })?)
+            }
         };
         Ok(Self {
             memory,
@@ -238,15 +249,13 @@ impl Protection {
     }
 }
 
-/// Whether arenas can be protected by userfaultfd(2) here: tries it on a page.
+/// Whether arenas can be protected by userfaultfd(2) here. Once it worked it is not tried again: an arena finds out
+/// by itself.
 pub(crate) fn probe_userfaultfd() -> io::Result<()> {
-    let page_size = PageSize::host();
-    let options = Options {
-        engine: Engine::Userfaultfd,
-        ..Options::default()
-    };
-    let protection = Protection::new(1, page_size, &options)?;
-    let page = PageRange::all(1);
-    protection.arm(page)?;
-    Ok(protection.disarm(page)?)
+    static WORKED: AtomicBool = AtomicBool::new(false);
+    if !WORKED.load(Ordering::Relaxed) {
+        userfaultfd::probe()?;
+        WORKED.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }

@@ -6,13 +6,17 @@
 //! The flag `UFFD_USER_MODE_ONLY` makes it work without privileges: a system call that writes into
 //! an armed page fails with EFAULT, as with mprotect.
 //!
+//! One descriptor serves all arenas: closing one makes the kernel walk all mappings of the process, and descriptors
+//! are few. It is opened by the first arena that needs it and stays open. Whoever closes it by mistake
+//! ends the protection of the arenas that were made with it; the next arena opens another.
+//!
 //! After a fork the child's pages have no bits, and its copy of the descriptor acts on the parent's memory.
 
 #![allow(unsafe_code, reason = "userfaultfd has no safe interface")]
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
@@ -64,11 +68,66 @@ const IOCTL_WRITEPROTECT: libc::Ioctl = libc::_IOWR::<WriteProtectArgs>(0xaa, 0x
 /// Most blocks of an arena: each may be a mapping of its own.
 const MOST_BLOCKS: usize = 8192;
 
+/// The descriptor that serves all arenas, as a [`Descriptor`].
+static SHARED: AtomicU64 = AtomicU64::new(Descriptor::NONE.0);
+
+/// A descriptor's number, or -1, in its lower half; in the upper one the number of the file that it
+/// stands for (its inode, of which each userfaultfd has one of its own since Linux 5.12): somebody may
+/// close the descriptor, and the kernel gives its number out again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Descriptor(u64);
+
+impl Descriptor {
+    const NONE: Self = Self::new(0, -1);
+
+    const fn new(file: u32, number: RawFd) -> Self {
+        Self((file as u64) << 32 | number as u32 as u64)
+    }
+
+    fn number(self) -> RawFd {
+        self.0 as u32 as RawFd
+    }
+
+    fn current() -> Self {
+        Self(SHARED.load(Ordering::Relaxed))
+    }
+
+    /// The one that serves all arenas, opened if there is none or somebody has closed it.
+    fn shared() -> io::Result<Self> {
+        loop {
+            let seen = Self::current();
+            if seen.is_open() {
+                return Ok(seen);
+            }
+            let number = open()?;
+            let new = Self::new(file(number).inspect_err(|_| close(number))?, number);
+            let exchanged =
+                SHARED.compare_exchange(seen.0, new.0, Ordering::Relaxed, Ordering::Relaxed);
+            if exchanged.is_ok() {
+                return Ok(new);
+            }
+            close(number);
+        }
+    }
+
+    /// Whether it still stands for the same file. Async-signal-safe.
+    fn is_open(self) -> bool {
+        // An error other than that there is no such descriptor tells nothing of it.
+        for _ in 0..3 {
+            match file(self.number()) {
+                Ok(file) => return Self::new(file, self.number()) == self,
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => break,
+                Err(_) => {}
+            }
+        }
+        false
+    }
+}
+
 pub(super) struct Userfaultfd {
-    /// The descriptor, or -1 in the child of a fork.
-    descriptor: AtomicI32,
-    /// Which file that is: somebody may close the descriptor, and its number be used again.
-    inode: u64,
+    descriptor: Descriptor,
+    /// In the child of a fork.
+    forsaken: AtomicBool,
     blocks: Blocks,
 }
 
@@ -79,72 +138,41 @@ impl Userfaultfd {
         let pages = memory.len() / page_size.bytes();
         let block = pages.div_ceil(MOST_BLOCKS).next_power_of_two().max(table);
         let blocks = Blocks::new(pages, block)?;
-        let descriptor = open()?;
-        let this = Self {
-            descriptor: AtomicI32::new(descriptor),
-            inode: inode(descriptor)?,
+        let descriptor = Descriptor::shared()?;
+        register(descriptor.number(), memory)?;
+        Ok(Self {
+            descriptor,
+            forsaken: AtomicBool::new(false),
             blocks,
-        };
-        let mut api = ApiArgs {
-            api: API,
-            features: FEATURES,
-            ioctls: 0,
-        };
-        this.ioctl(IOCTL_API, &mut api)?;
-        let mut register = RegisterArgs {
-            start: memory.as_ptr() as u64,
-            len: memory.len() as u64,
-            mode: REGISTER_MODE_WP,
-            ioctls: 0,
-        };
-        this.ioctl(IOCTL_REGISTER, &mut register)?;
-        Ok(this)
+        })
     }
 
+    /// The descriptor, or -1 when there is another one by now.
     pub fn descriptor(&self) -> RawFd {
-        self.descriptor.load(Ordering::Relaxed)
+        if self.descriptor == Descriptor::current() {
+            self.descriptor.number()
+        } else {
+            -1
+        }
     }
 
     /// Whether this process's pages are protected by it.
     pub fn is_active(&self) -> bool {
-        self.descriptor() >= 0
+        !self.forsaken.load(Ordering::Relaxed)
     }
 
     /// In the child of a fork: it protects nothing here.
     pub fn forsake(&self) {
-        self.close();
-    }
-
-    fn close(&self) {
-        let ours = self.check().is_ok();
-        let descriptor = self.descriptor.swap(-1, Ordering::Relaxed);
-        if ours {
-            // SAFETY: our own descriptor, not used any more.
-            unsafe { libc::close(descriptor) };
-        }
-    }
-
-    fn ioctl<T>(&self, request: libc::Ioctl, args: &mut T) -> io::Result<()> {
-        // SAFETY: `request` was made for arguments of type `T`, which the kernel reads and fills in.
-        let result = unsafe { libc::ioctl(self.descriptor(), request, std::ptr::from_mut(args)) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        self.forsaken.store(true, Ordering::Relaxed);
     }
 
     /// `Err` when somebody closed the descriptor, which ended all protection. Async-signal-safe.
     pub fn check(&self) -> io::Result<()> {
-        // Any other error tells nothing about the descriptor.
-        for _ in 0..3 {
-            match inode(self.descriptor()) {
-                Ok(inode) if inode == self.inode => return Ok(()),
-                Err(error) if error.raw_os_error() != Some(libc::EBADF) => {}
-                _ => break,
-            }
+        if self.descriptor() >= 0 && self.descriptor.is_open() {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EBADF))
         }
-        Err(io::Error::from_raw_os_error(libc::EBADF))
     }
 
     /// After the descriptor was closed, and all snapshots are known to have failed: has the mappings
@@ -245,12 +273,45 @@ impl Protect for Calls<'_> {
     }
 }
 
-impl Drop for Userfaultfd {
-    fn drop(&mut self) {
-        self.close();
+/// Whether it works here: tries it on a page, with a descriptor for that alone.
+pub(super) fn probe() -> io::Result<()> {
+    let page_size = PageSize::host();
+    let memory = Memory::new(1, page_size)?;
+    let descriptor = open()?;
+    let calls = Calls {
+        descriptor,
+        memory: &memory,
+        page_size,
+        made: &AtomicU64::new(0),
+    };
+    let page = PageRange::all(1);
+    let worked = register(descriptor, &memory)
+        .and_then(|()| Ok(calls.pages(page, false)?))
+        .and_then(|()| Ok(calls.pages(page, true)?));
+    close(descriptor);
+    worked
+}
+
+/// In the child of a fork, whose copy of the descriptor acts on the parent's memory: closes it.
+pub(crate) fn forget_descriptor() {
+    let inherited = Descriptor::current();
+    SHARED.store(Descriptor::NONE.0, Ordering::Relaxed);
+    if inherited.is_open() {
+        close(inherited.number());
     }
 }
 
+fn register(descriptor: RawFd, memory: &Memory) -> io::Result<()> {
+    let mut args = RegisterArgs {
+        start: memory.as_ptr() as u64,
+        len: memory.len() as u64,
+        mode: REGISTER_MODE_WP,
+        ioctls: 0,
+    };
+    ioctl(descriptor, IOCTL_REGISTER, &mut args)
+}
+
+/// A descriptor that is ready for use.
 fn open() -> io::Result<RawFd> {
     // SAFETY: takes flags, returns a descriptor.
     let descriptor = unsafe {
@@ -262,16 +323,40 @@ fn open() -> io::Result<RawFd> {
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(descriptor as RawFd)
+    let descriptor = descriptor as RawFd;
+    let mut api = ApiArgs {
+        api: API,
+        features: FEATURES,
+        ioctls: 0,
+    };
+    ioctl(descriptor, IOCTL_API, &mut api)
+        .map(|()| descriptor)
+        .inspect_err(|_| close(descriptor))
 }
 
-/// The number of the file behind a descriptor: each userfaultfd has one of its own (Linux 5.12).
-fn inode(descriptor: RawFd) -> io::Result<u64> {
+fn ioctl<T>(descriptor: RawFd, request: libc::Ioctl, args: &mut T) -> io::Result<()> {
+    // SAFETY: `request` was made for arguments of type `T`, which the kernel reads and fills in.
+    let result = unsafe { libc::ioctl(descriptor, request, std::ptr::from_mut(args)) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The number of the file that a descriptor stands for. As many bits of it as the kernel uses for such
+/// files.
+fn file(descriptor: RawFd) -> io::Result<u32> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: `stat` is writable.
     if unsafe { libc::fstat(descriptor, stat.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the call filled it in.
-    Ok(unsafe { stat.assume_init() }.st_ino)
+    Ok(unsafe { stat.assume_init() }.st_ino as u32)
+}
+
+fn close(descriptor: RawFd) {
+    // SAFETY: our own descriptor, not used any more.
+    unsafe { libc::close(descriptor) };
 }
