@@ -227,7 +227,9 @@ fn calls_of_the_library_come_here() {
             Call::Madvise,
             Call::Mmap,
             Call::Munmap,
+            Call::Mincore,
             Call::Open,
+            Call::Scan,
         ];
         let by_userfaultfd = [
             Call::Protect,
@@ -236,7 +238,6 @@ fn calls_of_the_library_come_here() {
             Call::Register,
             Call::Fstat,
             Call::Userfaultfd,
-            Call::Mincore,
         ];
         for call in by_any.into_iter().chain(by_userfaultfd) {
             eprintln!("{call:?}: {}", called(call));
@@ -318,7 +319,13 @@ fn madvise() {
 #[test]
 fn mincore() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("mincore", &USERFAULTFD, Call::Mincore, &refusals);
+    refuse_each("mincore", &ALL, Call::Mincore, &refusals);
+}
+
+#[test]
+fn scanning_the_page_map() {
+    let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
+    refuse_each("scanning_the_page_map", &ALL, Call::Scan, &refusals);
 }
 
 #[test]

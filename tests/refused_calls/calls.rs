@@ -25,6 +25,10 @@ pub enum Call {
     /// By which the library asks whether the descriptor is still there.
     Fstat,
     Userfaultfd,
+    /// `PAGEMAP_SCAN`
+    Scan,
+    /// Of entries of the page map, where it cannot be scanned.
+    Pread,
     Madvise,
     Mincore,
     Mmap,
@@ -32,7 +36,7 @@ pub enum Call {
     Open,
 }
 
-const KINDS: usize = 12;
+const KINDS: usize = 14;
 
 /// How often each was called during [`watch`].
 static CALLED: [AtomicUsize; KINDS] = [const { AtomicUsize::new(0) }; KINDS];
@@ -184,6 +188,24 @@ extern "C" fn mincore(start: *mut c_void, len: usize, resident: *mut u8) -> c_in
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn pread(descriptor: c_int, bytes: *mut c_void, len: usize, offset: i64) -> isize {
+    let arguments = [
+        descriptor as usize,
+        bytes as usize,
+        len,
+        offset as usize,
+        0,
+        0,
+    ];
+    answer(Some(Call::Pread), libc::SYS_pread64, arguments)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pread64(descriptor: c_int, bytes: *mut c_void, len: usize, offset: i64) -> isize {
+    pread(descriptor, bytes, len, offset)
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn fstat(descriptor: c_int, stat: *mut c_void) -> c_int {
     let arguments = [descriptor as usize, stat as usize, 0, 0, 0, 0];
     answer(Some(Call::Fstat), libc::SYS_fstat, arguments) as c_int
@@ -261,7 +283,11 @@ extern "C" fn ioctl(descriptor: c_int, request: c_ulong, argument: *mut c_void) 
     // linux/userfaultfd.h
     const TYPE: c_ulong = 0xaa;
     const MODE_WP: u64 = 1;
-    let call = match (request >> 8 & 0xff == TYPE, request & 0xff) {
+    // linux/fs.h
+    const SCAN: (c_ulong, c_ulong) = (b'f' as c_ulong, 16);
+    let kind = (request >> 8 & 0xff, request & 0xff);
+    let call = match (kind.0 == TYPE, kind.1) {
+        _ if kind == SCAN => Some(Call::Scan),
         (true, 0x3f) => Some(Call::Api),
         (true, 0x00) => Some(Call::Register),
         (true, 0x06) => {
