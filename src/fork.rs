@@ -40,11 +40,12 @@ unsafe impl Sync for Place {}
 static HELD: Place = Place(UnsafeCell::new(None));
 
 pub(crate) fn install() -> io::Result<()> {
-    sys::fork::install(sys::fork::Hooks {
+    static HOOKS: sys::fork::Hooks = sys::fork::Hooks {
         before,
         after_in_parent,
         after_in_child,
-    })
+    };
+    sys::fork::install(&HOOKS)
 }
 
 fn before() {

@@ -28,13 +28,16 @@ pub(crate) struct Home {
 impl Home {
     /// Reserves an arena of `len` bytes, rounded up to whole pages.
     pub fn new(len: usize, options: &Options) -> Result<Arc<Self>> {
+        options.window.check()?;
+        fork::install().map_err(|source| Error::Install { source })?;
+        // What is done once is done while nobody forks: a child would wait for a thread that is not there.
+        let nobody_forks = registry::freeze();
         let page_size = PageSize::host();
         let pages = page_size.count_for(len).ok_or(Error::Size {
             bytes: len,
             most: crate::page::MAX_PAGES.saturating_mul(page_size.bytes()),
         })?;
         sys::mappings::refresh_limit();
-        options.window.check()?;
         options.engine.check()?;
         let mut refusals = vec![Refusal::Mapping];
         if options.engine == Engine::Userfaultfd {
@@ -43,7 +46,7 @@ impl Home {
         for refusal in refusals {
             sys::signal::install(refusal, resolve).map_err(|source| Error::Install { source })?;
         }
-        fork::install().map_err(|source| Error::Install { source })?;
+        drop(nobody_forks);
         let shared = Shared::new(page_size, pages, options)?;
         let home = Arc::new(Self {
             shared,
