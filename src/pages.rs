@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code, reason = "a page may be a view of a frame")]
 
+use std::collections::VecDeque;
+
 use crate::aligned::AlignedPage;
 use crate::error::Error;
 use crate::page::PageIndex;
@@ -38,6 +40,16 @@ unsafe impl Sync for Bytes {}
 
 impl Page {
     pub(crate) fn read(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
+        let read = Self::read_unconfirmed(snapshot, page)?;
+        if !read.is_saved() {
+            snapshot.home().confirm()?;
+        }
+        Ok(read)
+    }
+
+    /// The same; bytes that are not from a copy count once the engine has
+    /// [confirmed](crate::shared::Shared::confirm) it.
+    fn read_unconfirmed(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
         let home = snapshot.home();
         let bytes = if let Some(frame) = home.saved_frame(snapshot.live(), page)? {
             Bytes::Frame {
@@ -47,9 +59,6 @@ impl Page {
         } else {
             let mut bytes = AlignedPage::zeroed(snapshot.page_size());
             let saved = home.read(snapshot.live(), page, 0, &mut bytes)?;
-            if !saved {
-                home.confirm()?;
-            }
             Bytes::Owned { bytes, saved }
         };
         Ok(Self {
@@ -107,31 +116,58 @@ impl std::fmt::Debug for Bytes {
     }
 }
 
-/// Iterator over the pages of a snapshot, made by [`Snapshot::pages`] or
-/// [`Snapshot::touched_pages`].
+/// Iterator over the pages of a snapshot, made by [`Snapshot::pages`] or [`Snapshot::touched_pages`].
+///
+/// Where it costs a system call to know that a page is right, up to 4 are read at a time.
 #[derive(Clone, Debug)]
 pub struct Pages {
     snapshot: Snapshot,
+    /// The next page to read.
     next: usize,
+    /// Pages that were read and not handed out yet.
+    ahead: VecDeque<Page>,
+    /// How many are read at a time: more and more, since some callers want but one.
+    batch: usize,
     /// Leave out what was never touched.
     only_touched: bool,
     touched: Touched,
     refill: Refill,
 }
 
+const MOST_AHEAD: usize = 4;
+
 impl Pages {
     pub(crate) fn new(snapshot: Snapshot, only_touched: bool) -> Self {
         Self {
             snapshot,
             next: 0,
+            ahead: VecDeque::new(),
+            batch: 1,
             only_touched,
             touched: Touched::default(),
             refill: Refill::default(),
         }
     }
 
+    /// Reads some pages ahead: none at the end.
+    fn read_ahead(&mut self) -> Result<(), Error> {
+        let mut all_saved = true;
+        while self.ahead.len() < self.batch
+            && let Some(page) = self.read()?
+        {
+            all_saved &= page.is_saved();
+            self.ahead.push_back(page);
+        }
+        let home = self.snapshot.home();
+        if all_saved || !home.engine.needs_confirming() {
+            return Ok(());
+        }
+        self.batch = (self.batch * 2).min(MOST_AHEAD);
+        home.confirm()
+    }
+
     /// Reads the next page, if there is one.
-    fn read(&mut self) -> Option<Result<Page, Error>> {
+    fn read(&mut self) -> Result<Option<Page>, Error> {
         let home = self.snapshot.home();
         let count = home.pages;
         let touched = self
@@ -141,13 +177,17 @@ impl Pages {
         if self.only_touched {
             self.next = touched;
         }
-        let page = PageIndex::checked(self.next, count)?;
-        if touched > self.next {
-            return Some(Page::zeros(&self.snapshot, page));
-        }
-        let read = Page::read(&self.snapshot, page);
-        self.refill.after(1, home);
-        Some(read)
+        let Some(page) = PageIndex::checked(self.next, count) else {
+            return Ok(None);
+        };
+        let read = if touched > self.next {
+            Page::zeros(&self.snapshot, page)?
+        } else {
+            self.refill.after(1, home);
+            Page::read_unconfirmed(&self.snapshot, page)?
+        };
+        self.next += 1;
+        Ok(Some(read))
     }
 }
 
@@ -155,18 +195,21 @@ impl Iterator for Pages {
     type Item = Result<Page, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let page = self.read();
-        self.next = match &page {
-            Some(Ok(_)) => self.next + 1,
-            _ => self.snapshot.page_count(),
-        };
-        page
+        if self.ahead.is_empty()
+            && let Err(error) = self.read_ahead()
+        {
+            // It was the last.
+            self.ahead.clear();
+            self.next = self.snapshot.page_count();
+            return Some(Err(error));
+        }
+        self.ahead.pop_front().map(Ok)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.snapshot.page_count() - self.next;
-        let least = if self.only_touched { 0 } else { left.min(1) };
-        (least, Some(left))
+        let most = self.snapshot.page_count() - self.next + self.ahead.len();
+        let least = if self.only_touched { 0 } else { 1 };
+        (most.min(least.max(self.ahead.len())), Some(most))
     }
 }
 

@@ -48,6 +48,7 @@ impl SnapshotReader {
         let page_size = home.page_size;
         let mut at = offset;
         let mut rest = buf;
+        let mut all_saved = true;
         while !rest.is_empty() {
             let page = page_size.page_of(at).get();
             let touched = self
@@ -64,13 +65,16 @@ impl SnapshotReader {
                 home.check(self.snapshot.live())?;
                 now.fill(0);
             } else {
-                self.snapshot.read_at(at, now)?;
+                all_saved &= self.snapshot.read_unconfirmed(at, now)?;
                 self.refill.after(now.len() / page_size.bytes(), home);
             }
             at += now.len();
             rest = later;
         }
-        Ok(())
+        if all_saved {
+            return Ok(());
+        }
+        home.confirm()
     }
 
     fn left(&self) -> usize {

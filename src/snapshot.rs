@@ -135,6 +135,15 @@ impl Snapshot {
                 len,
             });
         }
+        if self.read_unconfirmed(offset, buf)? {
+            return Ok(());
+        }
+        self.home().confirm()
+    }
+
+    /// As [`read_at`](Self::read_at), inside the arena. Returns whether all bytes came from copies; others
+    /// count once the engine has [confirmed](crate::shared::Shared::confirm) it.
+    pub(crate) fn read_unconfirmed(&self, offset: usize, buf: &mut [u8]) -> Result<bool, Error> {
         let page_size = self.home().page_size;
         let mut at = offset;
         let mut rest = buf;
@@ -147,10 +156,7 @@ impl Snapshot {
             at += now.len();
             rest = later;
         }
-        if all_saved {
-            return Ok(());
-        }
-        self.home().confirm()
+        Ok(all_saved)
     }
 
     /// One frozen page.

@@ -100,6 +100,11 @@ impl Protection {
         self.lost.load(Ordering::Acquire)
     }
 
+    /// Whether a [check](Self::check) costs a system call.
+    pub fn needs_confirming(&self) -> bool {
+        self.active().is_some()
+    }
+
     /// How many copies one fault costs, about ([`docs/benchmarks.md`](crate::docs::benchmarks)).
     pub fn fault_cost(&self) -> usize {
         if self.active().is_some() { 6 } else { 8 }
