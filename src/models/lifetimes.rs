@@ -135,17 +135,23 @@ fn trim_and_take() {
     });
 }
 
+/// An arena of two pages with a snapshot that has a copy of the first, and a frame that was used and is free.
+fn with_a_free_frame(limit: usize) -> (Arc<Shared>, Arc<Live>) {
+    let shared = arena_with(2, 1, limit);
+    let first = shared.snapshot();
+    shared.write(0, 1);
+    let second = shared.snapshot();
+    shared.write(0, 2);
+    shared.release(&second);
+    (shared, first)
+}
+
 /// A free frame is set aside to give its memory back while a snapshot lives, and the next one is taken:
 /// with a limit that leaves a frame for each page, none of its writers may find that one missing.
 #[test]
 fn set_aside_and_commit() {
     model(2, || {
-        let shared = arena_with(2, 1, 4);
-        let first = shared.snapshot();
-        shared.write(0, 1);
-        let second = shared.snapshot();
-        shared.write(0, 2);
-        shared.release(&second);
+        let (shared, first) = with_a_free_frame(4);
         let trimmer = spawn(&shared, |shared| shared.trim_beyond(|_| 0));
         shared.write(1, 1);
         let third = shared.snapshot();
@@ -165,12 +171,7 @@ fn set_aside_and_commit() {
 #[test]
 fn set_aside_and_last_drop() {
     model(2, || {
-        let shared = arena_with(2, 1, 5);
-        let first = shared.snapshot();
-        shared.write(0, 1);
-        let second = shared.snapshot();
-        shared.write(0, 2);
-        shared.release(&second);
+        let (shared, first) = with_a_free_frame(5);
         let trimmer = spawn(&shared, |shared| shared.trim_beyond(|_| 0));
         shared.release(&first);
         trimmer.join().unwrap();
