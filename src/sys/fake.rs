@@ -93,7 +93,7 @@ pub(crate) struct Protection {
 }
 
 impl Protection {
-    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> crate::Result<Self> {
+    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> crate::error::Result<Self> {
         let blocks = match options.engine {
             Engine::Mprotect => None,
             Engine::Userfaultfd => Some(Blocks::new(pages, BLOCK).expect("there is memory")),
