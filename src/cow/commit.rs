@@ -1,6 +1,6 @@
 //! Taking a snapshot, and the ledger of those that live.
 //!
-//! Most of what has to be armed may have been armed ahead ([`crate::prepare`]); a commit arms the rest.
+//! Most of what has to be armed may have been armed ahead ([`crate::cow::prepare`]); a commit arms the rest.
 //! The order: wait until no `writable` guard lives; close the gate and drain it; arm what is dirty;
 //! advance the epoch; open the gate. The snapshot's instant is when the gate was closed and all is
 //! armed: a writer that faults meanwhile waits for the gate, so no later store is in the snapshot without
@@ -11,15 +11,15 @@
 
 use std::ops::Range;
 
-use crate::dirty::Slice;
+use crate::cow::core::Shared;
+use crate::cow::guard::{self, Guard};
+use crate::cow::state::dirty::Slice;
+use crate::cow::state::table::Epoch;
 use crate::error::{Error, Result};
-use crate::guard::{self, Guard};
 use crate::page::PageRange;
-use crate::shared::Shared;
 use crate::store::Frame;
 use crate::sync::{Arc, AtomicBool, MutexGuard, Ordering, lock, wait_on, wait_on_for};
 use crate::sys::{self, ProtectError};
-use crate::table::Epoch;
 
 /// One live snapshot, as its handles and the ledger know it.
 pub(crate) struct Live {
@@ -31,7 +31,7 @@ pub(crate) struct Live {
 pub(crate) struct Entry {
     pub snapshot: Arc<Live>,
     /// The copies that serve this snapshot and no newer one; for the newest live snapshot they are on
-    /// the list in [`crate::versions`] instead.
+    /// the list in [`crate::store::versions`] instead.
     pub saved: Option<Frame>,
 }
 

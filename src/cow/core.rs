@@ -1,27 +1,27 @@
 //! What an arena's handle, its snapshots and the fault handler share.
 //!
-//! The operations on it are one file each: [`crate::fault`] (a page is made writable),
-//! [`crate::commit`] (a snapshot is taken), [`crate::release`] (one goes), [`crate::read`] (a
-//! frozen page is read), [`crate::guard`] (a range is kept writable), [`crate::open`] (all of it is
+//! The operations on it are one file each: [`crate::cow::fault`] (a page is made writable),
+//! [`crate::cow::commit`] (a snapshot is taken), [`crate::cow::release`] (one goes), [`crate::cow::read`] (a
+//! frozen page is read), [`crate::cow::guard`] (a range is kept writable), [`crate::cow::open`] (all of it is
 //! made writable).
 
 // Orders nothing, so it is plain in models too.
 use std::sync::atomic::AtomicU64 as Plain64;
 
-use crate::commit::Ledger;
-use crate::density::Density;
-use crate::dirty::DirtySet;
+use crate::cow::commit::Ledger;
+use crate::cow::state::dirty::DirtySet;
+use crate::cow::state::mappings::Mappings;
+use crate::cow::state::table::{Epoch, Table};
 use crate::error::{Error, Result};
-use crate::gate::Gate;
-use crate::mappings::Mappings;
 use crate::options::{Options, Window};
 use crate::page::{PageRange, PageSize};
 use crate::stats::{Counters, Stats};
 use crate::store::Store;
+use crate::store::versions::Versions;
+use crate::sync::gate::Gate;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock};
 use crate::sys::Protection;
-use crate::table::{Epoch, Table};
-use crate::versions::Versions;
+use crate::window::density::Density;
 
 pub(crate) struct Shared {
     pub page_size: PageSize,

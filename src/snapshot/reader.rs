@@ -3,10 +3,10 @@
 use std::fmt;
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
+use crate::cow::read::Refill;
 use crate::error::Result;
-use crate::read::Refill;
 use crate::snapshot::Snapshot;
-use crate::touched::Touched;
+use crate::snapshot::touched::Touched;
 
 /// How many pages are read at a time.
 const PAGES: usize = 16;

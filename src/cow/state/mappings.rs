@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::dirty::DirtySet;
+use crate::cow::state::dirty::DirtySet;
 use crate::page::{PageIndex, PageRange};
 use crate::sys;
 

@@ -21,6 +21,8 @@
 //! With a limit, fewer frames than pages may be left, and [`Store::take`] may return `None`.
 //! Frames are named by index, never by address.
 
+pub(crate) mod versions;
+
 use std::io;
 use std::sync::OnceLock;
 

@@ -4,14 +4,14 @@ use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::cow::core::Shared;
+use crate::cow::fault::Opened;
 use crate::error::{Error, Result};
-use crate::fault::Opened;
-use crate::fork;
 use crate::options::{Engine, Options};
 use crate::page::PageSize;
-use crate::progress::Progress;
-use crate::registry::{self, Place};
-use crate::shared::Shared;
+use crate::process::fork;
+use crate::process::progress::Progress;
+use crate::process::registry::{self, Place};
 use crate::sys::{self, signal::Refusal};
 
 /// Kept alive by the arena's handle and by its snapshots, whichever goes last.

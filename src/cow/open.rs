@@ -1,9 +1,9 @@
 //! The whole arena is made writable at once: on request, when no snapshot lives, so that there are
 //! no more faults and system calls may write to it; and by a fault that finds no other way
-//! ([`crate::fault`]).
+//! ([`crate::cow::fault`]).
 
+use crate::cow::core::Shared;
 use crate::error::{Error, Result};
-use crate::shared::Shared;
 use crate::sync::{Ordering, fence, lock};
 use crate::sys::{self, ProtectError};
 

@@ -2,15 +2,17 @@
 
 #![allow(unsafe_code, reason = "hands out references into mapped memory")]
 
+pub(crate) mod pending;
+
 use std::io::{self, Read};
 use std::ops::{Bound, Deref, DerefMut, Range, RangeBounds};
 use std::sync::atomic::{AtomicU8, AtomicU64};
 use std::sync::{Arc, Weak};
 
+use crate::arena::pending::{Pending, take_snapshot};
 use crate::error::Error;
-use crate::home::Home;
 use crate::options::{Engine, Options, Window};
-use crate::pending::{self, Pending, take_snapshot};
+use crate::process::registered::Home;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::sys;

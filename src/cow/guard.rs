@@ -10,9 +10,9 @@ use std::cell::RefCell;
 use std::sync::Arc as PlainArc;
 use std::sync::atomic::AtomicBool as PlainBool;
 
-use crate::commit::Ledger;
+use crate::cow::commit::Ledger;
+use crate::cow::core::Shared;
 use crate::page::PageRange;
-use crate::shared::Shared;
 use crate::sync::{Ordering, ThreadId, current_thread, lock, thread_local, wait_on};
 
 /// A guard that lives.

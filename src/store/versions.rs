@@ -5,18 +5,18 @@
 //! newest live snapshot was `upto` serves `after < e <= upto`.
 //!
 //! Each copy is also on one list, that of the snapshot `upto`: the list of the newest live snapshot is
-//! `saved` here, the others are in the ledger ([`crate::commit`]).
+//! `saved` here, the others are in the ledger ([`crate::cow::commit`]).
 //!
 //! Who may do what: a copy is pushed by who has claimed its page; it is unlinked by the one reclaimer;
 //! readers walk the chains inside the `readers` gate, which the reclaimer closes for a moment between
 //! unlinking copies and recycling their frames.
 
-use crate::gate::Gate;
+use crate::cow::state::table::Epoch;
 use crate::page::PageIndex;
 use crate::store::{Frame, Link, Store};
 use crate::sync::Ordering;
+use crate::sync::gate::Gate;
 use crate::sys::Zeroed;
-use crate::table::Epoch;
 
 pub(crate) struct Versions {
     heads: Zeroed<Link>,

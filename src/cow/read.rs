@@ -4,14 +4,14 @@
 //! counts only if the page word did not change meanwhile: who opens a page claims it first, and gives
 //! it a newer epoch before the claim ends.
 
-use crate::commit::Live;
+use crate::cow::commit::Live;
+use crate::cow::core::Shared;
+use crate::cow::state::table::Word;
 use crate::error::{Error, Result};
 use crate::options::Engine;
 use crate::page::PageIndex;
-use crate::shared::Shared;
 use crate::store::Frame;
 use crate::sync::{Ordering, fence};
-use crate::table::Word;
 
 /// A thread that reads pages in order looks every so many whether writers need more frames, and
 /// readies some.

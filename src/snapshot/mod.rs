@@ -1,15 +1,20 @@
 //! The snapshot: a point in time of one arena.
 
+pub(crate) mod aligned;
+pub(crate) mod page;
+pub(crate) mod reader;
+pub(crate) mod touched;
+
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::commit::Live;
+use crate::cow::commit::Live;
 use crate::error::Error;
-use crate::home::Home;
 use crate::page::PageIndex;
-use crate::pages::{Page, Pages};
-use crate::reader::SnapshotReader;
-use crate::touched::Touched;
+use crate::process::registered::Home;
+use crate::snapshot::page::{Page, Pages};
+use crate::snapshot::reader::SnapshotReader;
+use crate::snapshot::touched::Touched;
 
 /// A point in time of one arena: its bytes as they were then, whatever was written since.
 ///
@@ -142,7 +147,7 @@ impl Snapshot {
     }
 
     /// As [`read_at`](Self::read_at), inside the arena. Returns whether all bytes came from copies; others
-    /// count once the engine has [confirmed](crate::shared::Shared::confirm) it.
+    /// count once the engine has [confirmed](crate::cow::core::Shared::confirm) it.
     pub(crate) fn read_unconfirmed(&self, offset: usize, buf: &mut [u8]) -> Result<bool, Error> {
         let page_size = self.home().page_size;
         let mut at = offset;

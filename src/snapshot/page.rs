@@ -4,12 +4,12 @@
 
 use std::collections::VecDeque;
 
-use crate::aligned::AlignedPage;
+use crate::cow::read::Refill;
 use crate::error::Error;
 use crate::page::PageIndex;
-use crate::read::Refill;
 use crate::snapshot::Snapshot;
-use crate::touched::Touched;
+use crate::snapshot::aligned::AlignedPage;
+use crate::snapshot::touched::Touched;
 
 /// One frozen page.
 ///
@@ -48,7 +48,7 @@ impl Page {
     }
 
     /// The same; bytes that are not from a copy count once the engine has
-    /// [confirmed](crate::shared::Shared::confirm) it.
+    /// [confirmed](crate::cow::core::Shared::confirm) it.
     fn read_unconfirmed(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
         let home = snapshot.home();
         let bytes = if let Some(frame) = home.saved_frame(snapshot.live(), page)? {

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::cow::guard;
+use crate::cow::prepare::Preparation;
 use crate::error::Error;
-use crate::guard;
-use crate::home::Home;
-use crate::prepare::Preparation;
+use crate::process::registered::Home;
 use crate::snapshot::Snapshot;
 use crate::sync::lock;
 use crate::sys::{self, signal::Refusal};

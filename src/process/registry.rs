@@ -13,7 +13,7 @@
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
-use crate::home::Home;
+use crate::process::registered::Home;
 use crate::sync::lock;
 
 /// One arena's address range. `start` is 0 in an empty slot.

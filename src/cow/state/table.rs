@@ -13,7 +13,7 @@
 //! never go down and nothing is reset when a snapshot is taken: a page simply becomes "older than the
 //! newest snapshot".
 //!
-//! Whether a page is armed is not in the word; see [`crate::dirty`].
+//! Whether a page is armed is not in the word; see [`crate::cow::state::dirty`].
 
 use crate::page::PageIndex;
 use crate::sync::{AtomicU64, Ordering, sleep_u64, wait_until, wake_u64};

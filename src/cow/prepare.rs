@@ -16,11 +16,11 @@
 
 use std::time::Duration;
 
-use crate::dirty::{DirtySet, Slice};
+use crate::cow::core::Shared;
+use crate::cow::guard;
+use crate::cow::state::dirty::{DirtySet, Slice};
 use crate::error::{Error, Result};
-use crate::guard;
 use crate::page::PageRange;
-use crate::shared::Shared;
 use crate::sync::lock;
 use crate::sys::{self, Protection};
 

@@ -3,7 +3,7 @@
 //! A fault costs what copying several pages does. So where most of a block will be written anyway, one fault
 //! had better deal with all of it; where few pages will, each copy ahead is wasted time and memory. What will
 //! be written is expected from what was: the pages written in the block since the last snapshot, the
-//! pages written there between the two snapshots before ([`crate::density`] keeps both), and runs of open pages
+//! pages written there between the two snapshots before ([`crate::window::density`] keeps both), and runs of open pages
 //! that end where the fault is.
 //!
 //! Whatever is expected, [`Evidence::allowance`] bounds the copies made per page written, all
@@ -11,6 +11,8 @@
 //! open page in an arena armed by mprotect costs two of them, the kernel allows a fixed number
 //! (`vm.max_map_count`), and all libraries of the process share it; [`reach`] widens as they are
 //! used up.
+
+pub(crate) mod density;
 
 use std::ops::Range;
 

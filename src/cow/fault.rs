@@ -1,6 +1,6 @@
 //! The protocol of a first write: claim the page, save it, disarm it, note it as dirty, release it.
 //!
-//! Called by the SIGSEGV handler for one page and by [`crate::guard`] for a range; everything here is
+//! Called by the SIGSEGV handler for one page and by [`crate::cow::guard`] for a range; everything here is
 //! async-signal-safe (invariant 6), and outside the handler it is called with signals masked.
 //!
 //! The order within a run of claimed pages is fixed:
@@ -18,12 +18,12 @@
 
 use std::ops::Range;
 
+use crate::cow::core::Shared;
+use crate::cow::state::table::Epoch;
 use crate::options::Window;
 use crate::page::{PageIndex, PageRange};
-use crate::shared::Shared;
 use crate::sync::{Ordering, fence};
 use crate::sys::{self, ProtectError};
-use crate::table::Epoch;
 use crate::window::{self, Block, Evidence};
 
 /// What it took to make a page writable.

@@ -20,13 +20,13 @@ use std::time::Duration;
 
 use loom::thread;
 
-use crate::commit::Live;
-use crate::dirty::DirtySet;
+use crate::cow::commit::Live;
+use crate::cow::core::Shared;
+use crate::cow::prepare::Preparation;
+use crate::cow::state::dirty::DirtySet;
 use crate::error::Error;
 use crate::options::{Engine, Options, Window};
 use crate::page::{PageIndex, PageRange, PageSize};
-use crate::prepare::Preparation;
-use crate::shared::Shared;
 use crate::sync::Arc;
 
 /// All interleavings with at most this many involuntary switches.

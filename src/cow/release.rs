@@ -5,12 +5,12 @@
 //! ask for the copy any more and its frame is free. Dropping in any order so frees exactly what no
 //! living snapshot needs (invariant 4), at the cost of the dropped snapshot's own list.
 
-use crate::commit::Live;
-use crate::shared::Shared;
+use crate::cow::commit::Live;
+use crate::cow::core::Shared;
+use crate::cow::state::table::Epoch;
 use crate::store::Frame;
 use crate::sync::{Ordering, lock};
 use crate::sys;
-use crate::table::Epoch;
 
 /// Copies on their way to another snapshot's list.
 #[derive(Clone, Copy)]

@@ -3,6 +3,8 @@
 //! Everything that takes part in the fault protocol gets its atomics, locks and waiting from here, so
 //! that the models run the code that ships.
 
+pub(crate) mod gate;
+
 #[cfg(loom)]
 use loom as from;
 #[cfg(not(loom))]

@@ -10,9 +10,9 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::sync::MutexGuard;
 
-use crate::commit::Ledger;
-use crate::home::Home;
-use crate::registry::{self, Frozen};
+use crate::cow::commit::Ledger;
+use crate::process::registered::Home;
+use crate::process::registry::{self, Frozen};
 use crate::sync::{current_thread, lock};
 use crate::sys;
 

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use crate::commit::Ledger;
+use crate::cow::commit::Ledger;
+use crate::cow::core::Shared;
 use crate::page::PageIndex;
-use crate::shared::Shared;
 use crate::store::FrameMeta;
 use crate::sync::{Ordering, lock};
 
