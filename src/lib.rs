@@ -9,6 +9,7 @@
 #![cfg_attr(loom, allow(dead_code, reason = "the models need no public face"))]
 
 mod cow;
+mod epoch;
 mod error;
 mod options;
 mod page;

@@ -100,32 +100,3 @@ impl Default for Options {
         }
     }
 }
-
-impl Engine {
-    /// The engine that costs least where the program runs: [`Userfaultfd`](Self::Userfaultfd) when the
-    /// system allows it, else [`Mprotect`](Self::Mprotect).
-    #[cfg(not(loom))]
-    pub fn best() -> Self {
-        match Self::Userfaultfd.check() {
-            Ok(()) => Self::Userfaultfd,
-            Err(_) => Self::Mprotect,
-        }
-    }
-
-    /// Whether arenas with this engine can be made here. Tries it until it works once in the process; what goes
-    /// wrong after that is found when an arena is made.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Engine`]: why not.
-    #[cfg(not(loom))]
-    pub fn check(self) -> Result<(), Error> {
-        match self {
-            Self::Mprotect => Ok(()),
-            Self::Userfaultfd => crate::sys::probe_userfaultfd().map_err(|source| Error::Engine {
-                engine: self,
-                source,
-            }),
-        }
-    }
-}

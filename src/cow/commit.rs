@@ -14,7 +14,7 @@ use std::ops::Range;
 use crate::cow::core::Shared;
 use crate::cow::guard::{self, Guard};
 use crate::cow::state::dirty::Slice;
-use crate::cow::state::table::Epoch;
+use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::page::PageRange;
 use crate::store::Frame;

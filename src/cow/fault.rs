@@ -19,7 +19,7 @@
 use std::ops::Range;
 
 use crate::cow::core::Shared;
-use crate::cow::state::table::Epoch;
+use crate::epoch::Epoch;
 use crate::options::Window;
 use crate::page::{PageIndex, PageRange};
 use crate::sync::{Ordering, fence};

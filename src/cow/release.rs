@@ -7,7 +7,7 @@
 
 use crate::cow::commit::Live;
 use crate::cow::core::Shared;
-use crate::cow::state::table::Epoch;
+use crate::epoch::Epoch;
 use crate::store::Frame;
 use crate::sync::{Ordering, lock};
 use crate::sys;

@@ -11,7 +11,7 @@
 //! readers walk the chains inside the `readers` gate, which the reclaimer closes for a moment between
 //! unlinking copies and recycling their frames.
 
-use crate::cow::state::table::Epoch;
+use crate::epoch::Epoch;
 use crate::page::PageIndex;
 use crate::store::{Frame, Link, Store};
 use crate::sync::Ordering;

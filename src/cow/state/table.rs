@@ -15,6 +15,7 @@
 //!
 //! Whether a page is armed is not in the word; see [`crate::cow::state::dirty`].
 
+use crate::epoch::Epoch;
 use crate::page::PageIndex;
 use crate::sync::{AtomicU64, Ordering, sleep_u64, wait_until, wake_u64};
 use crate::sys::Zeroed;
@@ -23,34 +24,13 @@ const CLAIMED: u64 = 1;
 const WAITED_FOR: u64 = 2;
 const EPOCH_SHIFT: u32 = 2;
 
-/// Number of a snapshot: 0 before the first, then 1, 2, ... 62 bits never wrap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Epoch(u64);
-
-impl Epoch {
-    pub const ZERO: Self = Self(0);
-    pub const NEVER: Self = Self(u64::MAX);
-
-    pub const fn new(number: u64) -> Self {
-        Self(number)
-    }
-
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-
-    pub const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
 /// What a page word held when it was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Word(u64);
 
 impl Word {
     pub const fn epoch(self) -> Epoch {
-        Epoch(self.0 >> EPOCH_SHIFT)
+        Epoch::new(self.0 >> EPOCH_SHIFT)
     }
 
     pub const fn is_claimed(self) -> bool {
@@ -100,7 +80,7 @@ impl Table {
     /// Release: the published copy is seen by who sees the new epoch.
     pub fn release(&self, page: PageIndex, epoch: Epoch) {
         let word = &self.words[page.get()];
-        let before = word.swap(epoch.0 << EPOCH_SHIFT, Ordering::AcqRel);
+        let before = word.swap(epoch.get() << EPOCH_SHIFT, Ordering::AcqRel);
         debug_assert!(
             before & CLAIMED != 0,
             "released a page that was not claimed"
@@ -115,7 +95,7 @@ impl Table {
     pub fn raise(&self, page: PageIndex, epoch: Epoch) {
         let word = &self.words[page.get()];
         debug_assert!(Word(word.load(Ordering::Relaxed)).epoch() <= epoch);
-        word.store(epoch.0 << EPOCH_SHIFT, Ordering::Release);
+        word.store(epoch.get() << EPOCH_SHIFT, Ordering::Release);
     }
 
     /// Waits until the page is not claimed; it may be claimed again on return. The caller holds no claim
