@@ -12,6 +12,10 @@ pub mod design {}
 #[doc = include_str!("../docs/soundness.md")]
 pub mod soundness {}
 
+#[doc = "[`docs/design.md`]: design\n"]
+#[doc = include_str!("../docs/CONTRIBUTING.md")]
+pub mod contributing {}
+
 #[doc = "[`docs/soundness.md`]: soundness\n"]
 #[doc = include_str!("../docs/testing.md")]
 pub mod testing {}

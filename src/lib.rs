@@ -3,7 +3,8 @@
 #![cfg_attr(
     doc,
     doc = "[`docs/design.md`]: docs::design\n[`docs/soundness.md`]: docs::soundness\n\
-           [`docs/testing.md`]: docs::testing\n[`docs/benchmarks.md`]: docs::benchmarks\n"
+           [`docs/testing.md`]: docs::testing\n[`docs/benchmarks.md`]: docs::benchmarks\n\
+           [`docs/CONTRIBUTING.md`]: docs::contributing\n"
 )]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(loom, allow(dead_code, reason = "the models need no public face"))]
