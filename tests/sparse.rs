@@ -1,5 +1,7 @@
 //! Arenas of which little was ever touched: the rest is zeros, and is not looked at.
 
+#![allow(unsafe_code, reason = "ends the first thread of a process alone")]
+
 mod common;
 
 use std::collections::BTreeSet;
@@ -262,6 +264,31 @@ fn untouched_pages_of_a_failed_snapshot() {
             assert!(pages.next().is_none());
         }
     });
+}
+
+/// The process's own page map is its first thread's, which has ended.
+#[test]
+fn with_the_first_thread_gone() {
+    let ended = in_child("with_the_first_thread_gone", |engine| {
+        let child = match fork() {
+            Forked::Child => {
+                std::thread::spawn(move || {
+                    end_of_fork(|| {
+                        let mut arena = page_by_page(engine).build(256 << 20).unwrap();
+                        arena[0] = 1;
+                        let snapshot = arena.snapshot().unwrap();
+                        assert!(snapshot.touched_pages().count() < 1024);
+                    });
+                });
+                // SAFETY: ends this thread alone, whose stack nobody uses.
+                unsafe { libc::syscall(libc::SYS_exit, 0) };
+                unreachable!();
+            }
+            Forked::Parent(child) => child,
+        };
+        expect_child_ended_well(child);
+    });
+    ended.expect_finished();
 }
 
 /// Frames are made ready beside a stream, some at a time, and never for a single read.

@@ -198,7 +198,8 @@ impl Preparation {
         self.armed += pages;
         self.arming_pages += pages as u64;
         self.arming_ns += nanoseconds;
-        if nanoseconds < SLICE_NS.start {
+        // One that was short because little was dirty says nothing.
+        if nanoseconds < SLICE_NS.start && slice.pages >= self.pages {
             self.pages = self.pages.saturating_mul(2);
         } else if nanoseconds > SLICE_NS.end {
             self.pages = (self.pages / 2).max(LEAST_PAGES);
@@ -345,5 +346,33 @@ impl Shared {
             }
             ledger = self.wait_for_guard(ledger, Some(left));
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::page::PageIndex;
+
+    fn slice(pages: usize, runs: usize) -> Slice {
+        let range = PageRange::new(PageIndex::new(0), PageIndex::new(pages * 2));
+        Slice { range, pages, runs }
+    }
+
+    #[test]
+    fn slices_grow_where_full_ones_take_little_time_and_shrink_where_they_take_much() {
+        let mut preparation = Preparation::new();
+        for _ in 0..60 {
+            preparation.adapt(slice(FIRST_PAGES / 2, 40), 1000);
+        }
+        assert_eq!(preparation.pages, FIRST_PAGES);
+        preparation.adapt(slice(FIRST_PAGES, 1), SLICE_NS.start - 1);
+        assert_eq!(preparation.pages, 2 * FIRST_PAGES);
+        preparation.adapt(slice(2 * FIRST_PAGES, 1), SLICE_NS.start);
+        assert_eq!(preparation.pages, 2 * FIRST_PAGES);
+        for _ in 0..60 {
+            preparation.adapt(slice(10, 1), SLICE_NS.end + 1);
+        }
+        assert_eq!(preparation.pages, LEAST_PAGES);
     }
 }

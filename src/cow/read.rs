@@ -119,8 +119,9 @@ impl Shared {
 
     fn find(&self, snapshot: &Live, page: PageIndex) -> Result<Place> {
         loop {
-            self.check(snapshot)?;
+            // In this order: a word that was raised after the snapshot failed tells that it has.
             let word = self.table.load(page);
+            self.check(snapshot)?;
             if word.epoch() >= snapshot.epoch {
                 let copy = self
                     .versions

@@ -114,6 +114,8 @@ impl FrameMeta {
 /// nobody needs.
 const SOME: usize = 64;
 const SOME_UNUSED: u32 = 512;
+/// How often a thread that found no frame, although there are some, looks again.
+const RETRIES: usize = 8;
 
 /// Free frames that nobody can take until they are given back or populated.
 #[must_use = "a commit waits for them"]
@@ -253,13 +255,21 @@ impl Store {
 
     /// Takes a frame, or `None` when the limit leaves none. Async-signal-safe.
     pub fn take(&self) -> Option<Frame> {
-        let frame = self
-            .take_resident()
-            .or_else(|| self.empty.pop(self))
-            .or_else(|| self.take_fresh(u32::MAX))?;
+        let frame = self.take_any().or_else(|| {
+            // A free frame may have gone from a stack that was not looked at yet to one that was.
+            (0..RETRIES)
+                .take_while(|_| self.free() > self.aside.load(Ordering::Relaxed) as usize)
+                .find_map(|_| self.take_any())
+        })?;
         let in_use = self.in_use.fetch_add(1, Ordering::Relaxed) + 1;
         self.in_use_peak.fetch_max(in_use, Ordering::Relaxed);
         Some(frame)
+    }
+
+    fn take_any(&self) -> Option<Frame> {
+        self.take_resident()
+            .or_else(|| self.empty.pop(self))
+            .or_else(|| self.take_fresh(u32::MAX))
     }
 
     fn take_resident(&self) -> Option<Frame> {
@@ -320,8 +330,9 @@ impl Store {
         let meta = self.meta(frame);
         meta.upto.store(0, Ordering::Relaxed);
         meta.after.store(0, Ordering::Relaxed);
-        self.in_use.fetch_sub(1, Ordering::Relaxed);
         self.ready.push(self, frame);
+        // Release: a thread that finds no copy left finds all frames on their stacks.
+        self.in_use.fetch_sub(1, Ordering::Release);
     }
 
     pub fn meta(&self, frame: Frame) -> &FrameMeta {
@@ -460,7 +471,8 @@ impl Store {
     /// With no copy left, begins again with the first frame, and sets the last of those aside whose memory is
     /// resident, of those beyond `keep`. While no snapshot lives, under the ledger's lock.
     pub fn set_aside_unused(&self, keep: usize) -> Option<Aside> {
-        if self.in_use() > 0 || self.aside.load(Ordering::Acquire) > 0 {
+        // Acquire: pairs with `put`.
+        if self.in_use.load(Ordering::Acquire) > 0 || self.aside.load(Ordering::Acquire) > 0 {
             return None;
         }
         let used = self.fresh.swap(0, Ordering::Relaxed);

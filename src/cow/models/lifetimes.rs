@@ -184,6 +184,27 @@ fn set_aside_and_last_drop() {
     });
 }
 
+/// The last snapshot's frames come back one by one, while another thread gives memory back, and the next
+/// snapshot is taken: none of them is handed out twice.
+#[test]
+fn last_drop_and_trim_and_commit() {
+    model(2, || {
+        let shared = arena(2);
+        let first = shared.snapshot();
+        shared.write(0, 1);
+        let dropper = spawn(&shared, move |shared| shared.release(&first));
+        let trimmer = spawn(&shared, |shared| shared.trim_beyond(|_| 0));
+        let second = shared.snapshot();
+        shared.write(0, 2);
+        shared.write(1, 2);
+        assert_eq!(shared.frozen(&second, 0).unwrap(), 1);
+        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
+        dropper.join().unwrap();
+        trimmer.join().unwrap();
+        assert_eq!(shared.store.in_use(), 2);
+    });
+}
+
 /// A copy is taken off a page's chain while a newer one is put on it.
 #[test]
 fn unlink_and_push() {

@@ -1,4 +1,5 @@
-//! Which pages the kernel holds anything of, from `/proc/self/pagemap`.
+//! Which pages the kernel holds anything of, from `/proc/thread-self/pagemap`: that of the process is its
+//! first thread's, which may have ended.
 //!
 //! The file is opened for each look: a descriptor that is kept would show a forked child its
 //! parent's memory, and programs close descriptors that they do not know.
@@ -130,7 +131,7 @@ impl Pagemap {
         // SAFETY: a path that ends in zero; returns a descriptor.
         let descriptor = unsafe {
             libc::open(
-                c"/proc/self/pagemap".as_ptr(),
+                c"/proc/thread-self/pagemap".as_ptr(),
                 libc::O_RDONLY | libc::O_CLOEXEC,
             )
         };
