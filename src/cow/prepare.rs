@@ -111,6 +111,11 @@ pub(crate) struct Open {
     pub runs: usize,
 }
 
+/// What arming these pages costs, their runs included, as a number of pages.
+fn in_pages(pages: usize, runs: usize) -> usize {
+    pages + runs * RUN_COST
+}
+
 /// How long arming ahead may take.
 #[derive(Clone, Copy)]
 struct Budget {
@@ -194,7 +199,7 @@ impl Preparation {
     /// Notes how long arming a slice took. Slices get larger where that is little, as in memory that was
     /// never touched.
     fn adapt(&mut self, slice: Slice, nanoseconds: u64) {
-        let pages = slice.pages + slice.runs * RUN_COST;
+        let pages = in_pages(slice.pages, slice.runs);
         self.armed += pages;
         self.arming_pages += pages as u64;
         self.arming_ns += nanoseconds;
@@ -214,7 +219,7 @@ impl Preparation {
     /// About how long a commit would stop writers, in nanoseconds, from what slices took.
     #[cfg(not(loom))]
     pub fn stop_ns(&self, open: Open) -> u64 {
-        let pages = (open.pages + open.runs * RUN_COST) as u64;
+        let pages = in_pages(open.pages, open.runs) as u64;
         let arming = match self.arming_pages {
             0 => pages * PAGE_NS,
             timed => (u128::from(pages) * u128::from(self.arming_ns) / u128::from(timed)) as u64,
