@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU8, AtomicU64};
 use std::sync::{Arc, Weak};
 
 use crate::arena::pending::{Pending, take_snapshot};
+use crate::cow::core::Core;
 use crate::error::Error;
 use crate::options::{Engine, Options, Window};
-use crate::process::registered::Home;
+use crate::process::registered::Registered;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::sys;
@@ -40,7 +41,7 @@ use crate::sys;
 ///
 /// Dropping the arena leaves its snapshots readable; the memory is unmapped when the last of them goes.
 pub struct Arena {
-    home: Arc<Home>,
+    registered: Arc<Registered>,
 }
 
 /// Options for a new [`Arena`].
@@ -71,7 +72,7 @@ pub struct ArenaBuilder {
 /// ```
 #[derive(Clone)]
 pub struct Snapshotter {
-    home: Weak<Home>,
+    registered: Weak<Registered>,
 }
 
 /// Part of an arena that stays writable, without faults, for as long as this guard lives.
@@ -111,7 +112,7 @@ impl Arena {
     /// Length in bytes: whole pages, so at least [`requested_len`](Self::requested_len).
     #[expect(clippy::len_without_is_empty, reason = "an arena is never empty")]
     pub fn len(&self) -> usize {
-        self.home.engine.memory().len()
+        self.core().memory().len()
     }
 
     /// The length that was asked for, in bytes; [`len`](Self::len) is that, rounded up to whole
@@ -126,22 +127,22 @@ impl Arena {
     /// # Ok::<(), pagecow::Error>(())
     /// ```
     pub fn requested_len(&self) -> usize {
-        self.home.requested_len()
+        self.registered.requested_len()
     }
 
     /// Size of a page in bytes, as the system has it: 4096 on x86-64.
     pub fn page_size(&self) -> usize {
-        self.home.page_size.bytes()
+        self.core().page_size().bytes()
     }
 
     /// Length in pages.
     pub fn page_count(&self) -> usize {
-        self.home.pages
+        self.core().pages()
     }
 
     /// The address of the first byte, for reading. The same for the arena's whole life.
     pub fn as_ptr(&self) -> *const u8 {
-        self.home.engine.memory().as_ptr()
+        self.core().memory().as_ptr()
     }
 
     /// The address of the first byte, for writing: through it several threads may write at once, as far
@@ -152,7 +153,7 @@ impl Arena {
     /// [`docs/soundness.md`](crate::docs::soundness) for `&mut` borrows that live across a
     /// snapshot.
     pub fn as_mut_ptr(&self) -> *mut u8 {
-        self.home.engine.memory().as_mut_ptr()
+        self.core().memory().as_mut_ptr()
     }
 
     /// Freezes the arena's bytes as they are now.
@@ -171,8 +172,8 @@ impl Arena {
     /// [`Error::GuardHeld`] when the calling thread holds a guard of another arena; [`Error::Reserve`] and
     /// [`Error::Protect`] when the system refuses. In each case nothing is armed and nothing lost.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        self.home.end_guard();
-        take_snapshot(&self.home)
+        self.core().end_guard();
+        take_snapshot(&self.registered)
     }
 
     /// Begins a snapshot that is committed later: [`Pending::step`] does what takes long, in pieces,
@@ -182,8 +183,8 @@ impl Arena {
     ///
     /// As [`snapshot`](Self::snapshot).
     pub fn prepare(&self) -> Result<Pending, Error> {
-        self.home.end_guard();
-        Pending::new(&self.home)
+        self.core().end_guard();
+        Pending::new(&self.registered)
     }
 
     /// A handle with which another thread may take snapshots while this one writes. Get it before
@@ -203,7 +204,7 @@ impl Arena {
     /// ```
     pub fn snapshotter(&self) -> Snapshotter {
         Snapshotter {
-            home: Arc::downgrade(&self.home),
+            registered: Arc::downgrade(&self.registered),
         }
     }
 
@@ -258,8 +259,8 @@ impl Arena {
     /// [`Error::OutOfBounds`]. With the store used up the snapshots fail, not this call.
     pub fn writable(&mut self, range: impl RangeBounds<usize>) -> Result<Writable<'_>, Error> {
         let range = checked_range(&range, self.len())?;
-        if let Some(pages) = self.home.page_size.pages_of(&range) {
-            self.home.begin_guard(pages);
+        if let Some(pages) = self.core().page_size().pages_of(&range) {
+            self.core().begin_guard(pages);
         }
         Ok(Writable {
             arena: self,
@@ -330,19 +331,23 @@ impl Arena {
     /// [`Error::Protect`] when the system refuses: some pages may be as they were, and nothing is
     /// lost.
     pub fn open_all(&self) -> Result<bool, Error> {
-        self.home.open_all()
+        self.core().open_all()
+    }
+
+    fn core(&self) -> &Core {
+        self.registered.core()
     }
 
     /// What the snapshots of this arena have cost so far.
     pub fn stats(&self) -> Stats {
-        stats_of(&self.home)
+        stats_of(&self.registered)
     }
 
     /// Compares page words, dirty set, copies and real page protection with each other: `Err` says
     /// what does not agree. For tests, with no writer running. Walks all pages.
     #[doc(hidden)]
     pub fn check_invariants(&self) -> Result<(), String> {
-        self.home.check_invariants()
+        self.core().check_invariants()
     }
 }
 
@@ -392,7 +397,7 @@ impl ArenaBuilder {
     /// As [`Arena::new`].
     pub fn build(self, len: usize) -> Result<Arena, Error> {
         Ok(Arena {
-            home: Home::new(len, &self.options)?,
+            registered: Registered::new(len, &self.options)?,
         })
     }
 }
@@ -406,7 +411,7 @@ impl Snapshotter {
     /// As [`Arena::snapshot`], [`Error::GuardHeld`] also for a guard of this arena, and
     /// [`Error::ArenaDropped`].
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        take_snapshot(&self.home()?)
+        take_snapshot(&self.registered()?)
     }
 
     /// What the snapshots of the arena have cost so far.
@@ -415,8 +420,8 @@ impl Snapshotter {
     ///
     /// [`Error::ArenaDropped`].
     pub fn stats(&self) -> Result<Stats, Error> {
-        let home = self.home()?;
-        Ok(stats_of(&home))
+        let registered = self.registered()?;
+        Ok(stats_of(&registered))
     }
 
     /// Begins a snapshot that is committed later; as [`Arena::prepare`].
@@ -425,16 +430,16 @@ impl Snapshotter {
     ///
     /// As [`snapshot`](Self::snapshot).
     pub fn prepare(&self) -> Result<Pending, Error> {
-        Pending::new(&self.home()?)
+        Pending::new(&self.registered()?)
     }
 
-    fn home(&self) -> Result<Arc<Home>, Error> {
-        pending::upgrade(&self.home)
+    fn registered(&self) -> Result<Arc<Registered>, Error> {
+        pending::upgrade(&self.registered)
     }
 }
 
-fn stats_of(home: &Home) -> Stats {
-    let mut stats = home.stats();
+fn stats_of(registered: &Registered) -> Stats {
+    let mut stats = registered.core().stats();
     stats.foreign_faults = sys::signal::forwarded();
     stats
 }
@@ -476,8 +481,8 @@ impl DerefMut for Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        self.home.end_guard();
-        self.home.abandon();
+        self.core().end_guard();
+        self.registered.abandon();
     }
 }
 
@@ -514,7 +519,7 @@ impl DerefMut for Writable<'_> {
 impl Drop for Writable<'_> {
     fn drop(&mut self) {
         if !self.range.is_empty() {
-            self.arena.home.end_guard();
+            self.arena.core().end_guard();
         }
     }
 }

@@ -6,9 +6,8 @@ use std::time::Duration;
 use crate::cow::guard;
 use crate::cow::prepare::Preparation;
 use crate::error::Error;
-use crate::process::registered::Home;
+use crate::process::registered::Registered;
 use crate::snapshot::Snapshot;
-use crate::sync::lock;
 use crate::sys::{self, signal::Refusal};
 
 /// A snapshot on its way.
@@ -42,7 +41,7 @@ use crate::sys::{self, signal::Refusal};
 #[derive(Debug)]
 #[must_use = "nothing is frozen before `commit`"]
 pub struct Pending {
-    home: Weak<Home>,
+    registered: Weak<Registered>,
     preparation: Preparation,
 }
 
@@ -59,14 +58,14 @@ pub struct Left {
 }
 
 impl Pending {
-    pub(crate) fn new(home: &Arc<Home>) -> Result<Self, Error> {
-        check_handler(home)?;
+    pub(crate) fn new(registered: &Arc<Registered>) -> Result<Self, Error> {
+        check_handler(registered)?;
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
-        home.reserve(&lock(&home.ledger))?;
+        registered.core().reserve_first()?;
         Ok(Self {
-            home: Arc::downgrade(home),
+            registered: Arc::downgrade(registered),
             preparation: Preparation::new(),
         })
     }
@@ -85,13 +84,15 @@ impl Pending {
     /// [`Error::ArenaDropped`]; [`Error::GuardHeld`] when the calling thread holds a guard, for which it
     /// would wait in vain.
     pub fn step(&mut self, budget: Duration) -> Result<(), Error> {
-        upgrade(&self.home)?.arm_ahead(&mut self.preparation, budget)
+        upgrade(&self.registered)?
+            .core()
+            .arm_ahead(&mut self.preparation, budget)
     }
 
     /// Whether so little is left, at most 512 pages in 32 runs, that [`commit`](Self::commit) will stop writers for
     /// about a tenth of a millisecond. Writers may undo it at any time. Also when the arena is gone.
     pub fn is_ready(&self) -> bool {
-        upgrade(&self.home).map_or(true, |home| home.is_ready())
+        upgrade(&self.registered).map_or(true, |registered| registered.core().is_ready())
     }
 
     /// Whether further steps would not help: pages are dirtied as fast as steps arm them, or the system
@@ -105,10 +106,10 @@ impl Pending {
     /// What [`commit`](Self::commit) would have to do now. Takes time for the pages that are left: some
     /// nanoseconds for each run of them. Nothing is left when the arena is gone.
     pub fn left(&self) -> Left {
-        let Ok(home) = upgrade(&self.home) else {
+        let Ok(registered) = upgrade(&self.registered) else {
             return Left::default();
         };
-        let open = home.open_pages();
+        let open = registered.core().open_pages();
         Left {
             pages: open.pages,
             runs: open.runs,
@@ -127,39 +128,40 @@ impl Pending {
     /// As [`Snapshotter::snapshot`](crate::Snapshotter::snapshot). Nothing is lost; prepare again.
     pub fn commit(mut self) -> Result<Snapshot, Error> {
         // Dropped without an arena, it gives nothing back.
-        let home = upgrade(&std::mem::take(&mut self.home))?;
-        check_handler(&home)?;
-        let live = home.commit()?;
-        Ok(Snapshot::new(home, live))
+        let registered = upgrade(&std::mem::take(&mut self.registered))?;
+        check_handler(&registered)?;
+        let live = registered.core().commit()?;
+        Ok(Snapshot::new(registered, live))
     }
 }
 
 impl Drop for Pending {
     /// Frames that were made resident for the snapshot are not needed when it was given up.
     fn drop(&mut self) {
-        if let Ok(home) = upgrade(&self.home) {
-            home.trim();
+        if let Ok(registered) = upgrade(&self.registered) {
+            registered.core().trim();
         }
     }
 }
 
 /// Prepares, steps and commits in one call.
-pub(crate) fn take_snapshot(home: &Arc<Home>) -> Result<Snapshot, Error> {
-    let mut pending = Pending::new(home)?;
+pub(crate) fn take_snapshot(registered: &Arc<Registered>) -> Result<Snapshot, Error> {
+    let mut pending = Pending::new(registered)?;
     pending.step(Duration::MAX)?;
     pending.commit()
 }
 
-pub(crate) fn upgrade(home: &Weak<Home>) -> Result<Arc<Home>, Error> {
-    home.upgrade()
-        .filter(|home| !home.is_abandoned())
+pub(crate) fn upgrade(registered: &Weak<Registered>) -> Result<Arc<Registered>, Error> {
+    registered
+        .upgrade()
+        .filter(|registered| !registered.is_abandoned())
         .ok_or(Error::ArenaDropped)
 }
 
 /// Whether stores would be refused, and a refused store of this thread would come to our handler.
-fn check_handler(home: &Home) -> Result<(), Error> {
-    home.confirm()?;
-    let sigbus = home.engine.uses_sigbus().then_some(Refusal::Page);
+fn check_handler(registered: &Registered) -> Result<(), Error> {
+    registered.core().confirm()?;
+    let sigbus = registered.core().uses_sigbus().then_some(Refusal::Page);
     for refusal in [Refusal::Mapping].into_iter().chain(sigbus) {
         if !sys::signal::is_installed(refusal) {
             return Err(Error::HandlerReplaced);

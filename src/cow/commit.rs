@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use crate::cow::core::Shared;
+use crate::cow::core::Core;
 use crate::cow::guard::{self, Guard};
 use crate::cow::state::dirty::Slice;
 use crate::epoch::Epoch;
@@ -54,7 +54,7 @@ const KEPT_FRAMES: usize = 1024;
 const FIRST_PREFAULT: usize = 64;
 const PAGES_PER_FRAME: usize = 16;
 
-impl Shared {
+impl Core {
     /// Gets ready what a commit needs and what it would take long to get: address space for the
     /// copies, resident frames.
     pub fn reserve(&self, ledger: &Ledger) -> Result<()> {
@@ -78,6 +78,12 @@ impl Shared {
         let few = FIRST_PREFAULT.min(self.pages / PAGES_PER_FRAME);
         self.store.prefault(few, !self.engine.splits_mappings());
         Ok(())
+    }
+
+    /// As [`reserve`](Self::reserve), for a snapshot that is only being prepared.
+    #[cfg(not(loom))]
+    pub fn reserve_first(&self) -> Result<()> {
+        self.reserve(&lock(&self.ledger))
     }
 
     /// The ledger, once no guard lives.

@@ -9,6 +9,8 @@
 use std::sync::atomic::AtomicU64 as Plain64;
 
 use crate::cow::commit::Ledger;
+#[cfg(not(loom))]
+use crate::cow::fault::Opened;
 use crate::cow::state::dirty::DirtySet;
 use crate::cow::state::mappings::Mappings;
 use crate::cow::state::table::Table;
@@ -21,42 +23,42 @@ use crate::store::Store;
 use crate::store::versions::Versions;
 use crate::sync::gate::Gate;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock};
-use crate::sys::Protection;
+use crate::sys::{Memory, Protection};
 use crate::window::density::Density;
 
-pub(crate) struct Shared {
-    pub page_size: PageSize,
-    pub pages: usize,
-    pub engine: Protection,
-    pub window: Window,
-    pub table: Table,
-    pub dirty: DirtySet,
-    pub density: Density,
-    pub store: Store,
-    pub versions: Versions,
+pub(crate) struct Core {
+    pub(super) page_size: PageSize,
+    pub(super) pages: usize,
+    pub(super) engine: Protection,
+    pub(super) window: Window,
+    pub(super) table: Table,
+    pub(super) dirty: DirtySet,
+    pub(super) density: Density,
+    pub(super) store: Store,
+    pub(super) versions: Versions,
     /// Passed by everybody who disarms pages; closed by a commit, the drop of the newest snapshot,
     /// the last way out of the mapping wall and the opening of the whole arena. The next three
     /// change only while it is closed.
-    pub gate: Gate,
+    pub(super) gate: Gate,
     epoch: AtomicU64,
     newest: AtomicU64,
     /// How often pages were armed. Changes only with the gate closed.
     armings: Plain64,
     /// A protect call failed half way: pages of the dirty set may be armed.
-    pub half_armed: AtomicBool,
+    pub(super) half_armed: AtomicBool,
     /// Faults since the last commit that found no snapshot alive.
-    pub free_faults: AtomicU32,
+    pub(super) free_faults: AtomicU32,
     /// Live snapshots newer than this have lost a page since the last commit; `NEVER` when none has.
-    pub fail_floor: AtomicU64,
-    pub ledger: Mutex<Ledger>,
-    pub guard_gone: Condvar,
+    pub(super) fail_floor: AtomicU64,
+    pub(super) ledger: Mutex<Ledger>,
+    pub(super) guard_gone: Condvar,
     /// Held by the one who drops a snapshot, for as long as that takes.
-    pub reclaim: Mutex<()>,
-    pub mappings: Mappings,
-    pub counters: Counters,
+    pub(super) reclaim: Mutex<()>,
+    pub(super) mappings: Mappings,
+    pub(super) counters: Counters,
 }
 
-impl Shared {
+impl Core {
     pub fn new(page_size: PageSize, pages: usize, options: &Options) -> Result<Self> {
         let no_memory = |source| Error::Reserve {
             bytes: pages * page_size.bytes(),
@@ -87,7 +89,28 @@ impl Shared {
         })
     }
 
-    pub fn all_pages(&self) -> PageRange {
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    /// Length in pages.
+    #[cfg(not(loom))]
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Live memory.
+    pub fn memory(&self) -> &Memory {
+        self.engine.memory()
+    }
+
+    /// Whether refused stores may come as SIGBUS.
+    #[cfg(not(loom))]
+    pub fn uses_sigbus(&self) -> bool {
+        self.engine.uses_sigbus()
+    }
+
+    pub(super) fn all_pages(&self) -> PageRange {
         PageRange::all(self.pages)
     }
 
@@ -102,36 +125,13 @@ impl Shared {
     }
 
     /// Only with the gate closed and drained.
-    pub fn set_epoch(&self, epoch: Epoch) {
+    pub(super) fn set_epoch(&self, epoch: Epoch) {
         self.epoch.store(epoch.get(), Ordering::Relaxed);
     }
 
     /// Only with the gate closed and drained.
-    pub fn set_newest(&self, epoch: Epoch) {
+    pub(super) fn set_newest(&self, epoch: Epoch) {
         self.newest.store(epoch.get(), Ordering::Relaxed);
-    }
-
-    /// In the child of a fork, with the gate closed: an arena protected by userfaultfd goes on with
-    /// mprotect, all pages armed but those of the guard.
-    #[cfg(not(loom))]
-    pub fn move_to_mprotect(&self, ledger: &Ledger, guarded: Option<PageRange>) {
-        if self.engine.check().is_err() {
-            // What was lost before the fork stays lost; what comes is protected again.
-            for entry in &ledger.live {
-                entry.snapshot.failed.store(true, Ordering::Relaxed);
-            }
-        }
-        match self.engine.move_to_mprotect(guarded) {
-            Ok(false) => {}
-            Ok(true) => {
-                self.dirty.remove_everything();
-                if let Some(pages) = guarded {
-                    self.dirty.add(pages);
-                }
-                self.half_armed.store(false, Ordering::Relaxed);
-            }
-            Err(_) => crate::sys::die("pagecow: cannot arm the pages of a forked child\n"),
-        }
     }
 
     #[cfg(not(loom))]
@@ -140,8 +140,19 @@ impl Shared {
     }
 
     /// Only with the gate closed and drained.
-    pub fn count_arming(&self) {
+    pub(super) fn count_arming(&self) {
         self.armings.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a fault that was resolved, which took this many nanoseconds.
+    #[cfg(not(loom))]
+    pub fn count_fault(&self, opened: Opened, nanoseconds: u64) {
+        self.counters.waited(nanoseconds);
+        match opened {
+            Opened::Saved => self.counters.saved_fault(nanoseconds),
+            Opened::Soft => self.counters.soft_fault(),
+            Opened::Already => self.counters.spurious_fault(),
+        }
     }
 
     pub fn stats(&self) -> Stats {

@@ -18,7 +18,7 @@
 
 use std::ops::Range;
 
-use crate::cow::core::Shared;
+use crate::cow::core::Core;
 use crate::epoch::Epoch;
 use crate::options::Window;
 use crate::page::{PageIndex, PageRange};
@@ -44,7 +44,7 @@ const CANNOT_OPEN: &str =
 /// huge page.
 const BATCH: usize = 512;
 
-impl Shared {
+impl Core {
     /// Makes `page` writable after a store to it was refused.
     pub fn first_write(&self, page: PageIndex) -> Opened {
         let mut saved = false;
@@ -215,7 +215,7 @@ impl Shared {
 /// Neighbouring pages, all claimed by this thread and saved, to be disarmed by one call. Lives inside
 /// the gate.
 struct Run<'a> {
-    shared: &'a Shared,
+    core: &'a Core,
     /// The page that it began with.
     at: PageIndex,
     first: PageIndex,
@@ -229,14 +229,14 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// A run of one page, which the caller has claimed.
-    fn start(shared: &'a Shared, page: PageIndex, dealt: Epoch) -> Self {
-        let saved = shared.save(page, dealt);
+    fn start(core: &'a Core, page: PageIndex, dealt: Epoch) -> Self {
+        let saved = core.save(page, dealt);
         Self {
-            shared,
+            core,
             at: page,
             first: page,
             last: page,
-            epoch: shared.epoch(),
+            epoch: core.epoch(),
             saved: u64::from(saved),
             ahead: 0,
         }
@@ -248,10 +248,10 @@ impl<'a> Run<'a> {
 
     /// Claims and saves a neighbour; `false` when somebody else has it.
     fn take(&mut self, page: PageIndex) -> bool {
-        let Some(dealt) = self.shared.table.try_claim(page) else {
+        let Some(dealt) = self.core.table.try_claim(page) else {
             return false;
         };
-        self.saved += u64::from(self.shared.save(page, dealt));
+        self.saved += u64::from(self.core.save(page, dealt));
         true
     }
 
@@ -300,77 +300,77 @@ impl<'a> Run<'a> {
 
     /// Grows over the neighbours that had better be dealt with now.
     fn grow_to_window(&mut self) {
-        let shared = self.shared;
-        if self.saved == 0 || shared.window == Window::Page {
+        let core = self.core;
+        if self.saved == 0 || core.window == Window::Page {
             return;
         }
         let before = self.saved;
-        self.grow_over(shared.window_around(self.first));
+        self.grow_over(core.window_around(self.first));
         self.ahead += self.saved - before;
     }
 
     /// With no snapshot alive nothing is copied, and opening the neighbours is all but free: the more of
     /// the arena was opened one fault at a time, the larger the block, so that faults soon end.
     fn grow_while_nothing_is_saved(&mut self) {
-        let shared = self.shared;
-        if shared.newest() != Epoch::ZERO {
+        let core = self.core;
+        if core.newest() != Epoch::ZERO {
             return;
         }
-        let faults = shared.free_faults.fetch_add(1, Ordering::Relaxed);
-        self.grow_over(window::free_block(faults, self.first.get(), shared.pages));
+        let faults = core.free_faults.fetch_add(1, Ordering::Relaxed);
+        self.grow_over(window::free_block(faults, self.first.get(), core.pages));
     }
 
     fn all_open(&self) -> bool {
-        !self.shared.half_armed.load(Ordering::Relaxed)
+        !self.core.half_armed.load(Ordering::Relaxed)
             && self
                 .range()
                 .iter()
-                .all(|page| self.shared.dirty.contains(page))
+                .all(|page| self.core.dirty.contains(page))
     }
 
     /// Disarms the run. As the mappings run short it first grows to the nearest open page, within a
     /// reach that widens; when the kernel refuses a further mapping, however far that is. `false` when
     /// that did not help either: everything that was saved stays saved, and armed.
     fn disarm_near_the_wall(&mut self) -> bool {
-        let shared = self.shared;
-        let reach = if shared.engine.splits_mappings() {
+        let core = self.core;
+        let reach = if core.engine.splits_mappings() {
             window::reach(sys::mappings::in_use(), sys::mappings::limit())
         } else {
             0
         };
         if reach > 0
-            && let Some(open) = shared.dirty.nearest(self.range(), reach)
+            && let Some(open) = core.dirty.nearest(self.range(), reach)
         {
             self.grow_beside(open);
-            shared.counters.wall_exit();
+            core.counters.wall_exit();
         }
         if self.disarm() {
             return true;
         }
-        if !shared.engine.splits_mappings() {
+        if !core.engine.splits_mappings() {
             // Neighbours would not help.
             return false;
         }
-        let Some(open) = shared.dirty.nearest(self.range(), usize::MAX) else {
+        let Some(open) = core.dirty.nearest(self.range(), usize::MAX) else {
             return false;
         };
-        shared.counters.wall_exit();
+        core.counters.wall_exit();
         self.grow_beside(open) && self.disarm()
     }
 
     /// One protect call over the run; `false` when the kernel grants no further mapping.
     fn disarm(&mut self) -> bool {
-        let shared = self.shared;
+        let core = self.core;
         let range = self.range();
         // Pairs with the reader's fence: who reads a byte that is stored from here on sees the claims.
         fence(Ordering::Release);
-        match shared.engine.disarm(range) {
+        match core.engine.disarm(range) {
             Ok(()) => {}
             Err(ProtectError::NoMappings) => {
                 if range.count() > 1 {
                     // Its first pages may be open now, and no commit may miss them.
-                    shared.half_armed.store(true, Ordering::Relaxed);
-                    shared.dirty.add(range);
+                    core.half_armed.store(true, Ordering::Relaxed);
+                    core.dirty.add(range);
                 }
                 return false;
             }
@@ -378,25 +378,23 @@ impl<'a> Run<'a> {
                 sys::die("pagecow: the kernel refuses to make a page writable; cannot go on\n")
             }
         }
-        if shared.engine.splits_mappings() {
-            shared.mappings.opened(&shared.dirty, range, shared.pages);
+        if core.engine.splits_mappings() {
+            core.mappings.opened(&core.dirty, range, core.pages);
         }
-        shared.dirty.add(range);
+        core.dirty.add(range);
         true
     }
 
     /// Ends the claims. The pages are dealt with up to the current epoch, disarmed or not.
     fn release(self) {
-        let shared = self.shared;
-        shared.counters.pages_saved(self.saved, self.ahead);
-        if self.saved > 0 && matches!(shared.window, Window::Adaptive { .. }) {
+        let core = self.core;
+        core.counters.pages_saved(self.saved, self.ahead);
+        if self.saved > 0 && matches!(core.window, Window::Adaptive { .. }) {
             let asked = self.saved - self.ahead;
-            shared
-                .density
-                .saved(self.at, self.range(), asked, self.ahead);
+            core.density.saved(self.at, self.range(), asked, self.ahead);
         }
         for page in self.range().iter() {
-            shared.table.release(page, self.epoch);
+            core.table.release(page, self.epoch);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc as PlainArc;
 use std::sync::atomic::AtomicBool as PlainBool;
 
 use crate::cow::commit::Ledger;
-use crate::cow::core::Shared;
+use crate::cow::core::Core;
 use crate::page::PageRange;
 use crate::sync::{Ordering, ThreadId, current_thread, lock, thread_local, wait_on};
 
@@ -42,7 +42,7 @@ pub(crate) fn held_by_this_thread() -> bool {
     held.unwrap_or(false)
 }
 
-impl Shared {
+impl Core {
     /// Keeps commits away until [`end_guard`](Self::end_guard) and makes the pages writable.
     pub fn begin_guard(&self, pages: PageRange) {
         let lives = Lives::new(PlainBool::new(true));

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 
 use crate::cow::commit::Ledger;
-use crate::cow::core::Shared;
+use crate::cow::core::Core;
 use crate::page::PageIndex;
 use crate::store::FrameMeta;
 use crate::sync::{Ordering, lock};
 
-impl Shared {
+impl Core {
     /// `Err` names the first thing that does not agree. Walks all pages.
     pub fn check_invariants(&self) -> Result<(), String> {
         let _no_drops = lock(&self.reclaim);

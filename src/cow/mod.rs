@@ -3,6 +3,8 @@
 pub(crate) mod commit;
 pub(crate) mod core;
 pub(crate) mod fault;
+#[cfg(not(loom))]
+pub(crate) mod fork;
 pub(crate) mod guard;
 #[cfg(not(loom))]
 mod invariants;

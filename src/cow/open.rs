@@ -2,12 +2,12 @@
 //! no more faults and system calls may write to it; and by a fault that finds no other way
 //! ([`crate::cow::fault`]).
 
-use crate::cow::core::Shared;
+use crate::cow::core::Core;
 use crate::error::{Error, Result};
 use crate::sync::{Ordering, fence, lock};
 use crate::sys::{self, ProtectError};
 
-impl Shared {
+impl Core {
     /// Opens the arena; `false`, and nothing is done, while a snapshot lives.
     pub fn open_all(&self) -> Result<bool> {
         // Held until all is open: a snapshot that is taken meanwhile would need the pages.

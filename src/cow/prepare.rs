@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use crate::cow::core::Shared;
+use crate::cow::core::Core;
 use crate::cow::guard;
 use crate::cow::state::dirty::{DirtySet, Slice};
 use crate::error::{Error, Result};
@@ -228,7 +228,7 @@ impl Preparation {
     }
 }
 
-impl Shared {
+impl Core {
     /// Whether a commit would find little to arm.
     pub fn is_ready(&self) -> bool {
         let rest = self.dirty.slice(0, READY_PAGES + 1, READY_RUNS + 1);

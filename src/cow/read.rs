@@ -5,7 +5,7 @@
 //! it a newer epoch before the claim ends.
 
 use crate::cow::commit::Live;
-use crate::cow::core::Shared;
+use crate::cow::core::Core;
 use crate::cow::state::table::Word;
 use crate::error::{Error, Result};
 use crate::options::Engine;
@@ -30,12 +30,12 @@ pub(crate) struct Refill {
 #[cfg(not(loom))]
 impl Refill {
     /// Some more pages were read.
-    pub fn after(&mut self, pages: usize, shared: &Shared) {
+    pub fn after(&mut self, pages: usize, core: &Core) {
         self.pages += pages;
         if self.pages >= REFILL_EVERY {
             self.pages = 0;
-            if shared.store.runs_short() {
-                shared.prefault(shared.store.free_resident() + REFILL_FRAMES);
+            if core.store.runs_short() {
+                core.prefault(core.store.free_resident() + REFILL_FRAMES);
             }
         }
     }
@@ -48,7 +48,7 @@ enum Place {
     Live(Word),
 }
 
-impl Shared {
+impl Core {
     /// Reads bytes of a page, from `offset` within it, as they were at the snapshot. Returns whether
     /// they came from a copy. If not, they count once [`confirm`](Self::confirm) has said so.
     pub fn read(
@@ -137,6 +137,18 @@ impl Shared {
             }
             self.table.wait_free(page);
         }
+    }
+
+    /// The bytes of a copy, which do not change while the snapshot lives that it was found for.
+    #[cfg(not(loom))]
+    pub fn copy(&self, frame: Frame) -> *const u8 {
+        self.store.bytes(frame)
+    }
+
+    /// Whether [confirming](Self::confirm) costs a system call.
+    #[cfg(not(loom))]
+    pub fn needs_confirming(&self) -> bool {
+        self.engine.needs_confirming()
     }
 
     /// Asks the engine whether the pages were protected until now. What was read from live memory before

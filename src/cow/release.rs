@@ -6,7 +6,7 @@
 //! living snapshot needs (invariant 4), at the cost of the dropped snapshot's own list.
 
 use crate::cow::commit::Live;
-use crate::cow::core::Shared;
+use crate::cow::core::Core;
 use crate::epoch::Epoch;
 use crate::store::Frame;
 use crate::sync::{Ordering, lock};
@@ -19,7 +19,7 @@ struct Inherited {
     last: Frame,
 }
 
-impl Shared {
+impl Core {
     /// Takes `snapshot` off the live list and deals with its copies. Its handles are gone.
     pub fn release(&self, snapshot: &Live) {
         let one_at_a_time = lock(&self.reclaim);

@@ -1,10 +1,10 @@
-//! An arena's shared state, registered with the fault handler for as long as it exists.
+//! An arena, registered with the fault handler for as long as it exists.
 
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::cow::core::Shared;
+use crate::cow::core::Core;
 use crate::cow::fault::Opened;
 use crate::error::{Error, Result};
 use crate::options::{Engine, Options};
@@ -15,8 +15,8 @@ use crate::process::registry::{self, Place};
 use crate::sys::{self, signal::Refusal};
 
 /// Kept alive by the arena's handle and by its snapshots, whichever goes last.
-pub(crate) struct Home {
-    shared: Shared,
+pub(crate) struct Registered {
+    core: Core,
     progress: Progress,
     place: OnceLock<Place>,
     /// In bytes, before rounding up.
@@ -25,7 +25,7 @@ pub(crate) struct Home {
     abandoned: AtomicBool,
 }
 
-impl Home {
+impl Registered {
     /// Reserves an arena of `len` bytes, rounded up to whole pages.
     pub fn new(len: usize, options: &Options) -> Result<Arc<Self>> {
         options.window.check()?;
@@ -47,20 +47,24 @@ impl Home {
             sys::signal::install(refusal, resolve).map_err(|source| Error::Install { source })?;
         }
         drop(nobody_forks);
-        let shared = Shared::new(page_size, pages, options)?;
-        let home = Arc::new(Self {
-            shared,
+        let core = Core::new(page_size, pages, options)?;
+        let registered = Arc::new(Self {
+            core,
             progress: Progress::new(),
             place: OnceLock::new(),
             requested_len: len,
             abandoned: AtomicBool::new(false),
         });
-        home.place.get_or_init(|| registry::add(&home));
-        Ok(home)
+        registered.place.get_or_init(|| registry::add(&registered));
+        Ok(registered)
+    }
+
+    pub fn core(&self) -> &Core {
+        &self.core
     }
 
     pub fn addresses(&self) -> Range<usize> {
-        let memory = self.shared.engine.memory();
+        let memory = self.core.memory();
         let start = memory.as_ptr() as usize;
         start..start + memory.len()
     }
@@ -79,41 +83,27 @@ impl Home {
 
     /// The handler's part for one refused store; `false` when it is not ours to resolve.
     fn refused_store(&self, address: usize) -> bool {
-        let shared = &self.shared;
+        let core = &self.core;
         let begin = sys::clock::now();
-        let page = shared.page_size.page_of(address - self.addresses().start);
-        let opened = shared.first_write(page);
-        let took = sys::clock::since(begin);
-        shared.counters.waited(took);
-        match opened {
-            Opened::Saved => shared.counters.saved_fault(took),
-            Opened::Soft => shared.counters.soft_fault(),
-            Opened::Already => {
-                let thread = sys::thread_number();
-                if !self.progress.is_made(thread, page, shared.armings()) {
-                    return false;
-                }
-                shared.counters.spurious_fault();
+        let page = core.page_size().page_of(address - self.addresses().start);
+        let opened = core.first_write(page);
+        if opened == Opened::Already {
+            let thread = sys::thread_number();
+            if !self.progress.is_made(thread, page, core.armings()) {
+                return false;
             }
         }
+        core.count_fault(opened, sys::clock::since(begin));
         true
     }
 }
 
 /// Called by the handler for each refused store of the process.
 fn resolve(address: usize) -> bool {
-    registry::with_arena(address, |home| home.refused_store(address)).unwrap_or(false)
+    registry::with_arena(address, |registered| registered.refused_store(address)).unwrap_or(false)
 }
 
-impl Deref for Home {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        &self.shared
-    }
-}
-
-impl Drop for Home {
+impl Drop for Registered {
     fn drop(&mut self) {
         if let Some(place) = self.place.get() {
             registry::remove(*place);

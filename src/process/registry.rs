@@ -13,14 +13,14 @@
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
-use crate::process::registered::Home;
+use crate::process::registered::Registered;
 use crate::sync::lock;
 
 /// One arena's address range. `start` is 0 in an empty slot.
 struct Slot {
     start: AtomicUsize,
     end: AtomicUsize,
-    home: AtomicPtr<Home>,
+    registered: AtomicPtr<Registered>,
     users: AtomicU32,
 }
 
@@ -54,7 +54,7 @@ impl Slot {
         Self {
             start: AtomicUsize::new(0),
             end: AtomicUsize::new(0),
-            home: AtomicPtr::new(std::ptr::null_mut()),
+            registered: AtomicPtr::new(std::ptr::null_mut()),
             users: AtomicU32::new(0),
         }
     }
@@ -104,7 +104,7 @@ fn slots() -> impl Iterator<Item = &'static Slot> {
 }
 
 /// Makes an arena known to the handler, until [`remove`].
-pub(crate) fn add(home: &Home) -> Place {
+pub(crate) fn add(registered: &Registered) -> Place {
     let _held = lock(&CHANGES);
     let chunk = FIRST.with_room();
     let mut slots = chunk.slots.iter();
@@ -112,11 +112,11 @@ pub(crate) fn add(home: &Home) -> Place {
         .find(|slot| slot.start.load(Ordering::Relaxed) == 0)
         .expect("the chunk has room");
     chunk.filled.fetch_add(1, Ordering::Relaxed);
-    let range = home.addresses();
+    let range = registered.addresses();
     chunk.lowest.fetch_min(range.start, Ordering::SeqCst);
     chunk.highest.fetch_max(range.end, Ordering::SeqCst);
-    slot.home
-        .store(std::ptr::from_ref(home).cast_mut(), Ordering::SeqCst);
+    slot.registered
+        .store(std::ptr::from_ref(registered).cast_mut(), Ordering::SeqCst);
     slot.end.store(range.end, Ordering::SeqCst);
     slot.start.store(range.start, Ordering::SeqCst);
     Place { chunk, slot }
@@ -130,7 +130,8 @@ pub(crate) fn remove(place: Place) {
     while slot.users.load(Ordering::SeqCst) != 0 {
         std::thread::yield_now();
     }
-    slot.home.store(std::ptr::null_mut(), Ordering::SeqCst);
+    slot.registered
+        .store(std::ptr::null_mut(), Ordering::SeqCst);
     if chunk.filled.fetch_sub(1, Ordering::Relaxed) == 1 {
         chunk.lowest.store(usize::MAX, Ordering::SeqCst);
         chunk.highest.store(0, Ordering::SeqCst);
@@ -138,7 +139,7 @@ pub(crate) fn remove(place: Place) {
 }
 
 /// Calls `action` with the arena that holds `address`; `None` when there is none. Async-signal-safe.
-pub(crate) fn with_arena<R>(address: usize, action: impl FnOnce(&Home) -> R) -> Option<R> {
+pub(crate) fn with_arena<R>(address: usize, action: impl FnOnce(&Registered) -> R) -> Option<R> {
     let chunks = chunks().filter(|chunk| chunk.may_hold(address));
     for slot in chunks.flat_map(|chunk| &chunk.slots) {
         if !slot.holds(address) {
@@ -146,10 +147,10 @@ pub(crate) fn with_arena<R>(address: usize, action: impl FnOnce(&Home) -> R) -> 
         }
         slot.users.fetch_add(1, Ordering::SeqCst);
         if slot.holds(address) {
-            let home = slot.home.load(Ordering::SeqCst);
+            let registered = slot.registered.load(Ordering::SeqCst);
             // SAFETY: `remove` has not emptied the slot (looked at after counting as a user), so it
-            // waits for the user count before the arena goes; `home` was set before `start`.
-            let result = action(unsafe { &*home });
+            // waits for the user count before the arena goes; `registered` was set before `start`.
+            let result = action(unsafe { &*registered });
             slot.users.fetch_sub(1, Ordering::SeqCst);
             return Some(result);
         }
@@ -172,13 +173,13 @@ pub(crate) fn freeze() -> Frozen {
 
 impl Frozen {
     /// All arenas.
-    pub fn homes(&self) -> impl Iterator<Item = &Home> {
+    pub fn arenas(&self) -> impl Iterator<Item = &Registered> {
         slots()
             .filter(|slot| slot.start.load(Ordering::SeqCst) != 0)
             .map(|slot| {
-                let home = slot.home.load(Ordering::SeqCst);
+                let registered = slot.registered.load(Ordering::SeqCst);
                 // SAFETY: an arena leaves its slot before it goes, which needs the lock held here.
-                unsafe { &*home }
+                unsafe { &*registered }
             })
     }
 

@@ -9,9 +9,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cow::commit::Live;
+use crate::cow::core::Core;
 use crate::error::Error;
 use crate::page::PageIndex;
-use crate::process::registered::Home;
+use crate::process::registered::Registered;
 use crate::snapshot::page::{Page, Pages};
 use crate::snapshot::reader::SnapshotReader;
 use crate::snapshot::touched::Touched;
@@ -33,7 +34,7 @@ pub struct Snapshot {
 
 /// What goes with the last handle.
 struct Held {
-    home: Arc<Home>,
+    registered: Arc<Registered>,
     live: Arc<Live>,
 }
 
@@ -54,14 +55,14 @@ pub struct SnapshotStats {
 }
 
 impl Snapshot {
-    pub(crate) fn new(home: Arc<Home>, live: Arc<Live>) -> Self {
+    pub(crate) fn new(registered: Arc<Registered>, live: Arc<Live>) -> Self {
         Self {
-            held: Arc::new(Held { home, live }),
+            held: Arc::new(Held { registered, live }),
         }
     }
 
-    pub(crate) fn home(&self) -> &Home {
-        &self.held.home
+    pub(crate) fn core(&self) -> &Core {
+        self.held.registered.core()
     }
 
     pub(crate) fn live(&self) -> &Live {
@@ -85,29 +86,29 @@ impl Snapshot {
     /// page to a store that was used up: reads fail then. Costs two loads; writers may change the
     /// answer at any moment from `true` to `false`.
     pub fn is_exact(&self) -> bool {
-        !self.home().has_failed(self.live())
+        !self.core().has_failed(self.live())
     }
 
     /// Length in bytes: that of the arena, whole pages.
     #[expect(clippy::len_without_is_empty, reason = "an arena is never empty")]
     pub fn len(&self) -> usize {
-        self.held.home.engine.memory().len()
+        self.core().memory().len()
     }
 
     /// The length that was asked for when the arena was made, in bytes; [`len`](Self::len) is that,
     /// rounded up to whole pages.
     pub fn requested_len(&self) -> usize {
-        self.held.home.requested_len()
+        self.held.registered.requested_len()
     }
 
     /// Size of a page in bytes.
     pub fn page_size(&self) -> usize {
-        self.held.home.page_size.bytes()
+        self.core().page_size().bytes()
     }
 
     /// Length in pages.
     pub fn page_count(&self) -> usize {
-        self.held.home.pages
+        self.core().pages()
     }
 
     /// Copies the frozen bytes from `offset` on into `buf`, all of it. That may be a part of the
@@ -143,13 +144,13 @@ impl Snapshot {
         if self.read_unconfirmed(offset, buf)? {
             return Ok(());
         }
-        self.home().confirm()
+        self.core().confirm()
     }
 
     /// As [`read_at`](Self::read_at), inside the arena. Returns whether all bytes came from copies; others
-    /// count once the engine has [confirmed](crate::cow::core::Shared::confirm) it.
+    /// count once the engine has [confirmed](crate::cow::core::Core::confirm) it.
     pub(crate) fn read_unconfirmed(&self, offset: usize, buf: &mut [u8]) -> Result<bool, Error> {
-        let page_size = self.home().page_size;
+        let page_size = self.core().page_size();
         let mut at = offset;
         let mut rest = buf;
         let mut all_saved = true;
@@ -157,7 +158,7 @@ impl Snapshot {
             let page = page_size.page_of(at);
             let within = at - page_size.offset_of(page);
             let (now, later) = rest.split_at_mut(rest.len().min(page_size.bytes() - within));
-            all_saved &= self.home().read(self.live(), page, within, now)?;
+            all_saved &= self.core().read(self.live(), page, within, now)?;
             at += now.len();
             rest = later;
         }
@@ -222,8 +223,8 @@ impl Snapshot {
     /// # Ok::<(), pagecow::Error>(())
     /// ```
     pub fn next_touched(&self, page: usize) -> Option<Range<usize>> {
-        let home = self.home();
-        Touched::default().next_from(home.engine.memory(), home.page_size, page)
+        let core = self.core();
+        Touched::default().next_from(core.memory(), core.page_size(), page)
     }
 
     /// The frozen bytes as a stream.
@@ -267,14 +268,14 @@ impl Snapshot {
     pub fn changed_since(&self, older: &Self) -> Result<Vec<Range<usize>>, Error> {
         let number = self.live().epoch;
         let other = older.live().epoch;
-        let same_arena = Arc::ptr_eq(&self.held.home, &older.held.home);
+        let same_arena = Arc::ptr_eq(&self.held.registered, &older.held.registered);
         if !same_arena || other > number {
             return Err(Error::NotOlder {
                 snapshot: number.get(),
                 other: same_arena.then_some(other.get()),
             });
         }
-        let pages = self.home().changed_between(older.live(), self.live())?;
+        let pages = self.core().changed_between(older.live(), self.live())?;
         let runs = pages.chunk_by(|a, b| a.get() + 1 == b.get());
         Ok(runs
             .map(|run| run[0].get()..run[0].get() + run.len())
@@ -284,7 +285,7 @@ impl Snapshot {
     /// What this snapshot holds. Takes time for the copies in the store, all snapshots' together,
     /// which are walked; [`id`](Self::id) and [`is_exact`](Self::is_exact) cost nothing.
     pub fn stats(&self) -> SnapshotStats {
-        let saved = self.home().copies_of(self.live()) as u64;
+        let saved = self.core().copies_of(self.live()) as u64;
         SnapshotStats {
             number: self.id(),
             pages: self.page_count() as u64,
@@ -297,7 +298,7 @@ impl Snapshot {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.home.release(&self.live);
+        self.registered.core().release(&self.live);
     }
 }
 

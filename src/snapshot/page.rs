@@ -42,23 +42,23 @@ impl Page {
     pub(crate) fn read(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
         let read = Self::read_unconfirmed(snapshot, page)?;
         if !read.is_saved() {
-            snapshot.home().confirm()?;
+            snapshot.core().confirm()?;
         }
         Ok(read)
     }
 
     /// The same; bytes that are not from a copy count once the engine has
-    /// [confirmed](crate::cow::core::Shared::confirm) it.
+    /// [confirmed](crate::cow::core::Core::confirm) it.
     fn read_unconfirmed(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
-        let home = snapshot.home();
-        let bytes = if let Some(frame) = home.saved_frame(snapshot.live(), page)? {
+        let core = snapshot.core();
+        let bytes = if let Some(frame) = core.saved_frame(snapshot.live(), page)? {
             Bytes::Frame {
-                start: home.store.bytes(frame),
+                start: core.copy(frame),
                 snapshot: snapshot.clone(),
             }
         } else {
             let mut bytes = AlignedPage::zeroed(snapshot.page_size());
-            let saved = home.read(snapshot.live(), page, 0, &mut bytes)?;
+            let saved = core.read(snapshot.live(), page, 0, &mut bytes)?;
             Bytes::Owned { bytes, saved }
         };
         Ok(Self {
@@ -69,7 +69,7 @@ impl Page {
 
     /// A page that was never touched.
     fn zeros(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
-        snapshot.home().check(snapshot.live())?;
+        snapshot.core().check(snapshot.live())?;
         let bytes = AlignedPage::zeroed(snapshot.page_size());
         let saved = false;
         Ok(Self {
@@ -158,21 +158,21 @@ impl Pages {
             all_saved &= page.is_saved();
             self.ahead.push_back(page);
         }
-        let home = self.snapshot.home();
-        if all_saved || !home.engine.needs_confirming() {
+        let core = self.snapshot.core();
+        if all_saved || !core.needs_confirming() {
             return Ok(());
         }
         self.batch = (self.batch * 2).min(MOST_AHEAD);
-        home.confirm()
+        core.confirm()
     }
 
     /// Reads the next page, if there is one.
     fn read(&mut self) -> Result<Option<Page>, Error> {
-        let home = self.snapshot.home();
-        let count = home.pages;
+        let core = self.snapshot.core();
+        let count = core.pages();
         let touched = self
             .touched
-            .next_from(home.engine.memory(), home.page_size, self.next)
+            .next_from(core.memory(), core.page_size(), self.next)
             .map_or(count, |pages| pages.start);
         if self.only_touched {
             self.next = touched;
@@ -183,7 +183,7 @@ impl Pages {
         let read = if touched > self.next {
             Page::zeros(&self.snapshot, page)?
         } else {
-            self.refill.after(1, home);
+            self.refill.after(1, core);
             Page::read_unconfirmed(&self.snapshot, page)?
         };
         self.next += 1;

@@ -44,17 +44,15 @@ impl SnapshotReader {
 
     /// Fills `buf` with the bytes from `offset` on, all of them inside the snapshot.
     fn fill(&mut self, offset: usize, buf: &mut [u8]) -> Result<()> {
-        let home = self.snapshot.home();
-        let page_size = home.page_size;
+        let core = self.snapshot.core();
+        let page_size = core.page_size();
         let mut at = offset;
         let mut rest = buf;
         let mut all_saved = true;
         while !rest.is_empty() {
             let page = page_size.page_of(at).get();
-            let touched = self
-                .touched
-                .next_from(home.engine.memory(), page_size, page);
-            let zeros_end = touched.as_ref().map_or(home.pages, |pages| pages.start);
+            let touched = self.touched.next_from(core.memory(), page_size, page);
+            let zeros_end = touched.as_ref().map_or(core.pages(), |pages| pages.start);
             let end = match &touched {
                 Some(pages) if pages.start == page => pages.end.min(page + PAGES),
                 _ => zeros_end,
@@ -62,11 +60,11 @@ impl SnapshotReader {
             let room = (end * page_size.bytes() - at).min(rest.len());
             let (now, later) = rest.split_at_mut(room);
             if zeros_end > page {
-                home.check(self.snapshot.live())?;
+                core.check(self.snapshot.live())?;
                 now.fill(0);
             } else {
                 all_saved &= self.snapshot.read_unconfirmed(at, now)?;
-                self.refill.after(now.len() / page_size.bytes(), home);
+                self.refill.after(now.len() / page_size.bytes(), core);
             }
             at += now.len();
             rest = later;
@@ -74,7 +72,7 @@ impl SnapshotReader {
         if all_saved {
             return Ok(());
         }
-        home.confirm()
+        core.confirm()
     }
 
     fn left(&self) -> usize {

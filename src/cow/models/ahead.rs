@@ -6,22 +6,22 @@ use super::*;
 #[test]
 fn armed_ahead_and_writer() {
     model(2, || {
-        let shared = arena(3);
-        let taker = spawn(&shared, |shared| {
+        let core = arena(3);
+        let taker = spawn(&core, |core| {
             let mut preparation = Preparation::new();
-            shared.arm_ahead(&mut preparation, Duration::MAX).unwrap();
-            shared.snapshot()
+            core.arm_ahead(&mut preparation, Duration::MAX).unwrap();
+            core.snapshot()
         });
-        shared.write(2, 1);
-        shared.write(0, 1);
+        core.write(2, 1);
+        core.write(0, 1);
         let snapshot = taker.join().unwrap();
-        let first = shared.frozen(&snapshot, 2).unwrap();
-        let second = shared.frozen(&snapshot, 0).unwrap();
+        let first = core.frozen(&snapshot, 2).unwrap();
+        let second = core.frozen(&snapshot, 0).unwrap();
         assert!(first >= second, "the later store without the earlier one");
-        shared.assert_settled();
-        shared.write(0, 2);
-        assert_eq!(shared.frozen(&snapshot, 0).unwrap(), second);
-        shared.assert_settled();
+        core.assert_settled();
+        core.write(0, 2);
+        assert_eq!(core.frozen(&snapshot, 0).unwrap(), second);
+        core.assert_settled();
     });
 }
 
@@ -29,21 +29,21 @@ fn armed_ahead_and_writer() {
 #[test]
 fn armed_ahead_with_a_live_snapshot() {
     model(2, || {
-        let shared = arena(2);
-        let first = shared.snapshot();
-        shared.write(0, 1);
-        let armer = spawn(&shared, |shared| {
+        let core = arena(2);
+        let first = core.snapshot();
+        core.write(0, 1);
+        let armer = spawn(&core, |core| {
             let mut preparation = Preparation::new();
-            shared.arm_ahead(&mut preparation, Duration::MAX).unwrap();
+            core.arm_ahead(&mut preparation, Duration::MAX).unwrap();
         });
-        shared.write(1, 1);
-        shared.write(0, 2);
+        core.write(1, 1);
+        core.write(0, 2);
         armer.join().unwrap();
         for at in [0, 1] {
-            assert_eq!(shared.frozen(&first, at).unwrap(), 0);
+            assert_eq!(core.frozen(&first, at).unwrap(), 0);
         }
-        assert_eq!(shared.store.in_use(), 2);
-        shared.assert_settled();
+        assert_eq!(core.store.in_use(), 2);
+        core.assert_settled();
     });
 }
 
@@ -51,23 +51,23 @@ fn armed_ahead_with_a_live_snapshot() {
 #[test]
 fn armed_ahead_and_guard() {
     model(3, || {
-        let shared = arena(2);
-        let armer = spawn(&shared, |shared| {
+        let core = arena(2);
+        let armer = spawn(&core, |core| {
             let mut preparation = Preparation::new();
-            shared.arm_ahead(&mut preparation, Duration::MAX).unwrap();
+            core.arm_ahead(&mut preparation, Duration::MAX).unwrap();
         });
-        shared.begin_guard(PageRange::all(2));
+        core.begin_guard(PageRange::all(2));
         assert!(
-            shared.engine.store(page(1), 1, 1),
+            core.engine.store(page(1), 1, 1),
             "a page under a guard was armed"
         );
         assert!(
-            shared.engine.store(page(0), 0, 1),
+            core.engine.store(page(0), 0, 1),
             "a page under a guard was armed"
         );
-        shared.end_guard();
+        core.end_guard();
         armer.join().unwrap();
-        shared.assert_settled();
+        core.assert_settled();
     });
 }
 
@@ -75,23 +75,23 @@ fn armed_ahead_and_guard() {
 #[test]
 fn armed_ahead_and_last_way_out() {
     model(2, || {
-        let shared = arena(3);
-        let first = shared.snapshot();
-        shared.write(1, 1);
-        let armer = spawn(&shared, |shared| {
+        let core = arena(3);
+        let first = core.snapshot();
+        core.write(1, 1);
+        let armer = spawn(&core, |core| {
             let mut preparation = Preparation::new();
-            shared.arm_ahead(&mut preparation, Duration::MAX).unwrap();
-            shared.snapshot()
+            core.arm_ahead(&mut preparation, Duration::MAX).unwrap();
+            core.snapshot()
         });
-        shared.engine.no_mappings.store(true, Relaxed);
-        shared.write(2, 1);
+        core.engine.no_mappings.store(true, Relaxed);
+        core.write(2, 1);
         let second = armer.join().unwrap();
-        let seen = shared.frozen(&second, 2).unwrap();
-        shared.write(2, 2);
+        let seen = core.frozen(&second, 2).unwrap();
+        core.write(2, 2);
         for at in 0..3 {
-            assert_eq!(shared.frozen(&first, at).unwrap(), 0);
+            assert_eq!(core.frozen(&first, at).unwrap(), 0);
         }
-        assert_eq!(shared.frozen(&second, 2).unwrap(), seen);
-        shared.assert_settled();
+        assert_eq!(core.frozen(&second, 2).unwrap(), seen);
+        core.assert_settled();
     });
 }

@@ -6,23 +6,23 @@ use super::*;
 #[test]
 fn guard_and_commit() {
     model(2, || {
-        let shared = arena(1);
-        let first = shared.snapshot();
-        let taker = spawn(&shared, Shared::snapshot);
-        shared.begin_guard(PageRange::all(1));
+        let core = arena(1);
+        let first = core.snapshot();
+        let taker = spawn(&core, Core::snapshot);
+        core.begin_guard(PageRange::all(1));
         assert!(
-            shared.engine.store(page(0), 0, 1),
+            core.engine.store(page(0), 0, 1),
             "a page under a guard was armed"
         );
         assert!(
-            shared.engine.store(page(0), 0, 2),
+            core.engine.store(page(0), 0, 2),
             "a page under a guard was armed"
         );
-        shared.end_guard();
+        core.end_guard();
         let second = taker.join().unwrap();
-        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
-        assert!([0, 2].contains(&shared.frozen(&second, 0).unwrap()));
-        shared.assert_settled();
+        assert_eq!(core.frozen(&first, 0).unwrap(), 0);
+        assert!([0, 2].contains(&core.frozen(&second, 0).unwrap()));
+        core.assert_settled();
     });
 }
 
@@ -31,17 +31,17 @@ fn guard_and_commit() {
 #[test]
 fn opened_range_and_copy_in_progress() {
     model(3, || {
-        let shared = arena_with(2, 2, usize::MAX);
-        let snapshot = shared.snapshot();
-        let writer = spawn(&shared, |shared| shared.write(2, 1));
-        shared.begin_guard(PageRange::all(2));
-        assert!(shared.engine.store(page(1), 2, 3));
-        assert!(shared.engine.store(page(1), 3, 3));
-        shared.end_guard();
+        let core = arena_with(2, 2, usize::MAX);
+        let snapshot = core.snapshot();
+        let writer = spawn(&core, |core| core.write(2, 1));
+        core.begin_guard(PageRange::all(2));
+        assert!(core.engine.store(page(1), 2, 3));
+        assert!(core.engine.store(page(1), 3, 3));
+        core.end_guard();
         writer.join().unwrap();
-        assert_eq!(shared.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
-        assert_eq!(shared.store.in_use(), 2);
-        shared.assert_settled();
+        assert_eq!(core.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
+        assert_eq!(core.store.in_use(), 2);
+        core.assert_settled();
     });
 }
 
@@ -52,9 +52,9 @@ fn guards_of_two_arenas_and_commits() {
         let arenas = [arena(1), arena(1)];
         let takers: Vec<_> = arenas
             .iter()
-            .map(|shared| spawn(shared, Shared::snapshot))
+            .map(|core| spawn(core, Core::snapshot))
             .collect();
-        let nested = |outer: &Arc<Shared>, inner: &Arc<Shared>| {
+        let nested = |outer: &Arc<Core>, inner: &Arc<Core>| {
             outer.begin_guard(PageRange::all(1));
             inner.begin_guard(PageRange::all(1));
             assert!(inner.engine.store(page(0), 0, 1));

@@ -7,17 +7,17 @@ use super::*;
 #[test]
 fn drop_and_publish() {
     model(3, || {
-        let shared = arena(1);
-        let older = shared.snapshot();
-        let newest = shared.snapshot();
-        let dropper = spawn(&shared, move |shared| shared.release(&newest));
-        shared.write(0, 1);
+        let core = arena(1);
+        let older = core.snapshot();
+        let newest = core.snapshot();
+        let dropper = spawn(&core, move |core| core.release(&newest));
+        core.write(0, 1);
         dropper.join().unwrap();
-        assert_eq!(shared.frozen(&older, 0).unwrap(), 0);
-        assert_eq!(shared.store.in_use(), 1);
-        shared.release(&older);
-        assert_eq!(shared.store.in_use(), 0);
-        shared.assert_settled();
+        assert_eq!(core.frozen(&older, 0).unwrap(), 0);
+        assert_eq!(core.store.in_use(), 1);
+        core.release(&older);
+        assert_eq!(core.store.in_use(), 0);
+        core.assert_settled();
     });
 }
 
@@ -25,13 +25,13 @@ fn drop_and_publish() {
 #[test]
 fn drop_of_the_only_snapshot_and_publish() {
     model(3, || {
-        let shared = arena(1);
-        let snapshot = shared.snapshot();
-        let dropper = spawn(&shared, move |shared| shared.release(&snapshot));
-        shared.write(0, 1);
+        let core = arena(1);
+        let snapshot = core.snapshot();
+        let dropper = spawn(&core, move |core| core.release(&snapshot));
+        core.write(0, 1);
         dropper.join().unwrap();
-        assert_eq!(shared.store.in_use(), 0);
-        shared.assert_settled();
+        assert_eq!(core.store.in_use(), 0);
+        core.assert_settled();
     });
 }
 
@@ -39,21 +39,21 @@ fn drop_of_the_only_snapshot_and_publish() {
 #[test]
 fn reader_and_recycled_frame() {
     model(2, || {
-        let shared = arena(2);
-        let older = shared.snapshot();
-        shared.write(0, 1);
-        let newer = shared.snapshot();
-        shared.write(0, 2);
-        shared.write(1, 8);
-        let reader = spawn(&shared, move |shared| {
-            assert_eq!(shared.frozen(&older, 0).unwrap(), 0);
-            assert_eq!(shared.frozen(&older, 1).unwrap(), 0);
+        let core = arena(2);
+        let older = core.snapshot();
+        core.write(0, 1);
+        let newer = core.snapshot();
+        core.write(0, 2);
+        core.write(1, 8);
+        let reader = spawn(&core, move |core| {
+            assert_eq!(core.frozen(&older, 0).unwrap(), 0);
+            assert_eq!(core.frozen(&older, 1).unwrap(), 0);
         });
-        shared.release(&newer);
-        let third = shared.snapshot();
-        shared.write(1, 9);
+        core.release(&newer);
+        let third = core.snapshot();
+        core.write(1, 9);
         reader.join().unwrap();
-        assert_eq!(shared.frozen(&third, 1).unwrap(), 8);
+        assert_eq!(core.frozen(&third, 1).unwrap(), 8);
     });
 }
 
@@ -61,18 +61,18 @@ fn reader_and_recycled_frame() {
 #[test]
 fn two_drops_at_once() {
     model(2, || {
-        let shared = arena(1);
-        let first = shared.snapshot();
-        let second = shared.snapshot();
-        let third = shared.snapshot();
-        shared.write(0, 1);
-        let dropper = spawn(&shared, move |shared| shared.release(&third));
-        shared.release(&second);
+        let core = arena(1);
+        let first = core.snapshot();
+        let second = core.snapshot();
+        let third = core.snapshot();
+        core.write(0, 1);
+        let dropper = spawn(&core, move |core| core.release(&third));
+        core.release(&second);
         dropper.join().unwrap();
-        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
-        assert_eq!(shared.store.in_use(), 1);
-        shared.release(&first);
-        assert_eq!(shared.store.in_use(), 0);
+        assert_eq!(core.frozen(&first, 0).unwrap(), 0);
+        assert_eq!(core.store.in_use(), 1);
+        core.release(&first);
+        assert_eq!(core.store.in_use(), 0);
     });
 }
 
@@ -80,16 +80,16 @@ fn two_drops_at_once() {
 #[test]
 fn drop_and_commit() {
     model(2, || {
-        let shared = arena(1);
-        let first = shared.snapshot();
-        shared.write(0, 1);
-        let taker = spawn(&shared, Shared::snapshot);
-        shared.release(&first);
+        let core = arena(1);
+        let first = core.snapshot();
+        core.write(0, 1);
+        let taker = spawn(&core, Core::snapshot);
+        core.release(&first);
         let second = taker.join().unwrap();
-        shared.write(0, 2);
-        assert_eq!(shared.frozen(&second, 0).unwrap(), 1);
-        assert_eq!(shared.store.in_use(), 1);
-        shared.assert_settled();
+        core.write(0, 2);
+        assert_eq!(core.frozen(&second, 0).unwrap(), 1);
+        assert_eq!(core.store.in_use(), 1);
+        core.assert_settled();
     });
 }
 
@@ -97,22 +97,22 @@ fn drop_and_commit() {
 #[test]
 fn frames_taken_and_put_back() {
     model(3, || {
-        let shared = arena_with(2, 1, 3);
-        shared.store.reserve(3).unwrap();
-        let first = shared.store.take().unwrap();
-        let second = shared.store.take().unwrap();
-        shared.store.put(first);
-        shared.store.put(second);
-        let other = spawn(&shared, |shared| {
-            let frame = shared.store.take().unwrap();
-            shared.store.put(frame);
-            shared.store.take().unwrap()
+        let core = arena_with(2, 1, 3);
+        core.store.reserve(3).unwrap();
+        let first = core.store.take().unwrap();
+        let second = core.store.take().unwrap();
+        core.store.put(first);
+        core.store.put(second);
+        let other = spawn(&core, |core| {
+            let frame = core.store.take().unwrap();
+            core.store.put(frame);
+            core.store.take().unwrap()
         });
-        let one = shared.store.take().unwrap();
+        let one = core.store.take().unwrap();
         let two = other.join().unwrap();
-        let three = shared.store.take().unwrap();
+        let three = core.store.take().unwrap();
         assert!(one != two && two != three && three != one);
-        assert!(shared.store.take().is_none());
+        assert!(core.store.take().is_none());
     });
 }
 
@@ -120,30 +120,30 @@ fn frames_taken_and_put_back() {
 #[test]
 fn trim_and_take() {
     model(2, || {
-        let shared = arena(2);
-        let first = shared.snapshot();
-        shared.write(0, 1);
-        let dropper = spawn(&shared, move |shared| shared.release(&first));
-        let second = shared.snapshot();
+        let core = arena(2);
+        let first = core.snapshot();
+        core.write(0, 1);
+        let dropper = spawn(&core, move |core| core.release(&first));
+        let second = core.snapshot();
         dropper.join().unwrap();
-        let trimmer = spawn(&shared, |shared| shared.trim_beyond(|_| 0));
-        shared.write(0, 2);
-        shared.write(1, 3);
-        assert_eq!(shared.frozen(&second, 0).unwrap(), 1);
-        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
+        let trimmer = spawn(&core, |core| core.trim_beyond(|_| 0));
+        core.write(0, 2);
+        core.write(1, 3);
+        assert_eq!(core.frozen(&second, 0).unwrap(), 1);
+        assert_eq!(core.frozen(&second, 1).unwrap(), 0);
         trimmer.join().unwrap();
     });
 }
 
 /// An arena of two pages with a snapshot that has a copy of the first, and a frame that was used and is free.
-fn with_a_free_frame(limit: usize) -> (Arc<Shared>, Arc<Live>) {
-    let shared = arena_with(2, 1, limit);
-    let first = shared.snapshot();
-    shared.write(0, 1);
-    let second = shared.snapshot();
-    shared.write(0, 2);
-    shared.release(&second);
-    (shared, first)
+fn with_a_free_frame(limit: usize) -> (Arc<Core>, Arc<Live>) {
+    let core = arena_with(2, 1, limit);
+    let first = core.snapshot();
+    core.write(0, 1);
+    let second = core.snapshot();
+    core.write(0, 2);
+    core.release(&second);
+    (core, first)
 }
 
 /// A free frame is set aside to give its memory back while a snapshot lives, and the next one is taken:
@@ -151,19 +151,19 @@ fn with_a_free_frame(limit: usize) -> (Arc<Shared>, Arc<Live>) {
 #[test]
 fn set_aside_and_commit() {
     model(2, || {
-        let (shared, first) = with_a_free_frame(4);
-        let trimmer = spawn(&shared, |shared| shared.trim_beyond(|_| 0));
-        shared.write(1, 1);
-        let third = shared.snapshot();
-        shared.write(0, 3);
-        shared.write(1, 3);
+        let (core, first) = with_a_free_frame(4);
+        let trimmer = spawn(&core, |core| core.trim_beyond(|_| 0));
+        core.write(1, 1);
+        let third = core.snapshot();
+        core.write(0, 3);
+        core.write(1, 3);
         for at in [0, 1] {
-            assert_eq!(shared.frozen(&first, at).unwrap(), 0);
+            assert_eq!(core.frozen(&first, at).unwrap(), 0);
         }
-        assert_eq!(shared.frozen(&third, 0).unwrap(), 2);
-        assert_eq!(shared.frozen(&third, 1).unwrap(), 1);
+        assert_eq!(core.frozen(&third, 0).unwrap(), 2);
+        assert_eq!(core.frozen(&third, 1).unwrap(), 1);
         trimmer.join().unwrap();
-        assert_eq!(shared.store.in_use(), 4);
+        assert_eq!(core.store.in_use(), 4);
     });
 }
 
@@ -171,12 +171,12 @@ fn set_aside_and_commit() {
 #[test]
 fn set_aside_and_last_drop() {
     model(2, || {
-        let (shared, first) = with_a_free_frame(5);
-        let trimmer = spawn(&shared, |shared| shared.trim_beyond(|_| 0));
-        shared.release(&first);
+        let (core, first) = with_a_free_frame(5);
+        let trimmer = spawn(&core, |core| core.trim_beyond(|_| 0));
+        core.release(&first);
         trimmer.join().unwrap();
-        let _third = shared.snapshot();
-        let mut taken: Vec<_> = std::iter::from_fn(|| shared.store.take()).collect();
+        let _third = core.snapshot();
+        let mut taken: Vec<_> = std::iter::from_fn(|| core.store.take()).collect();
         assert_eq!(taken.len(), 5);
         taken.sort_unstable();
         taken.dedup();
@@ -189,19 +189,19 @@ fn set_aside_and_last_drop() {
 #[test]
 fn last_drop_and_trim_and_commit() {
     model(2, || {
-        let shared = arena(2);
-        let first = shared.snapshot();
-        shared.write(0, 1);
-        let dropper = spawn(&shared, move |shared| shared.release(&first));
-        let trimmer = spawn(&shared, |shared| shared.trim_beyond(|_| 0));
-        let second = shared.snapshot();
-        shared.write(0, 2);
-        shared.write(1, 2);
-        assert_eq!(shared.frozen(&second, 0).unwrap(), 1);
-        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
+        let core = arena(2);
+        let first = core.snapshot();
+        core.write(0, 1);
+        let dropper = spawn(&core, move |core| core.release(&first));
+        let trimmer = spawn(&core, |core| core.trim_beyond(|_| 0));
+        let second = core.snapshot();
+        core.write(0, 2);
+        core.write(1, 2);
+        assert_eq!(core.frozen(&second, 0).unwrap(), 1);
+        assert_eq!(core.frozen(&second, 1).unwrap(), 0);
         dropper.join().unwrap();
         trimmer.join().unwrap();
-        assert_eq!(shared.store.in_use(), 2);
+        assert_eq!(core.store.in_use(), 2);
     });
 }
 
@@ -209,23 +209,23 @@ fn last_drop_and_trim_and_commit() {
 #[test]
 fn unlink_and_push() {
     model(3, || {
-        let shared = arena(1);
-        let older = shared.snapshot();
-        shared.write(0, 1);
-        let newer = shared.snapshot();
+        let core = arena(1);
+        let older = core.snapshot();
+        core.write(0, 1);
+        let newer = core.snapshot();
         let writer = {
             let newer = newer.clone();
-            spawn(&shared, move |shared| {
-                shared.write(0, 2);
-                assert_eq!(shared.frozen(&newer, 0).unwrap(), 1);
+            spawn(&core, move |core| {
+                core.write(0, 2);
+                assert_eq!(core.frozen(&newer, 0).unwrap(), 1);
             })
         };
-        shared.release(&older);
+        core.release(&older);
         writer.join().unwrap();
-        assert_eq!(shared.frozen(&newer, 0).unwrap(), 1);
-        assert_eq!(shared.store.in_use(), 1);
-        shared.release(&newer);
-        assert_eq!(shared.store.in_use(), 0);
+        assert_eq!(core.frozen(&newer, 0).unwrap(), 1);
+        assert_eq!(core.store.in_use(), 1);
+        core.release(&newer);
+        assert_eq!(core.store.in_use(), 0);
     });
 }
 
@@ -233,23 +233,23 @@ fn unlink_and_push() {
 #[test]
 fn inheritance_and_commit() {
     model(3, || {
-        let shared = arena(1);
-        let first = shared.snapshot();
-        let second = shared.snapshot();
-        shared.write(0, 1);
-        let taker = spawn(&shared, |shared| {
-            let third = shared.snapshot();
-            shared.write(0, 2);
+        let core = arena(1);
+        let first = core.snapshot();
+        let second = core.snapshot();
+        core.write(0, 1);
+        let taker = spawn(&core, |core| {
+            let third = core.snapshot();
+            core.write(0, 2);
             third
         });
-        shared.release(&second);
+        core.release(&second);
         let third = taker.join().unwrap();
-        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
-        assert_eq!(shared.frozen(&third, 0).unwrap(), 1);
-        assert_eq!(shared.store.in_use(), 2);
-        shared.release(&first);
-        assert_eq!(shared.store.in_use(), 1);
-        shared.release(&third);
-        assert_eq!(shared.store.in_use(), 0);
+        assert_eq!(core.frozen(&first, 0).unwrap(), 0);
+        assert_eq!(core.frozen(&third, 0).unwrap(), 1);
+        assert_eq!(core.store.in_use(), 2);
+        core.release(&first);
+        assert_eq!(core.store.in_use(), 1);
+        core.release(&third);
+        assert_eq!(core.store.in_use(), 0);
     });
 }

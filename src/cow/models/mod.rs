@@ -21,7 +21,7 @@ use std::time::Duration;
 use loom::thread;
 
 use crate::cow::commit::Live;
-use crate::cow::core::Shared;
+use crate::cow::core::Core;
 use crate::cow::prepare::Preparation;
 use crate::cow::state::dirty::DirtySet;
 use crate::error::Error;
@@ -54,7 +54,7 @@ fn page(index: usize) -> PageIndex {
 }
 
 /// An arena of `pages` pages of `bytes` bytes.
-fn arena_with(pages: usize, bytes: usize, store_limit: usize) -> Arc<Shared> {
+fn arena_with(pages: usize, bytes: usize, store_limit: usize) -> Arc<Core> {
     let options = Options {
         store_limit,
         window: Window::Page,
@@ -64,7 +64,7 @@ fn arena_with(pages: usize, bytes: usize, store_limit: usize) -> Arc<Shared> {
 }
 
 /// An arena in which each fault deals with two pages.
-fn arena_of_pairs(pages: usize, bytes: usize) -> Arc<Shared> {
+fn arena_of_pairs(pages: usize, bytes: usize) -> Arc<Core> {
     let options = Options {
         window: Window::Fixed(2),
         ..Options::default()
@@ -73,7 +73,7 @@ fn arena_of_pairs(pages: usize, bytes: usize) -> Arc<Shared> {
 }
 
 /// An arena as userfaultfd protects it, with blocks of two pages, none of them touched.
-fn arena_of_blocks(pages: usize) -> Arc<Shared> {
+fn arena_of_blocks(pages: usize) -> Arc<Core> {
     let options = Options {
         engine: Engine::Userfaultfd,
         window: Window::Page,
@@ -82,16 +82,16 @@ fn arena_of_blocks(pages: usize) -> Arc<Shared> {
     arena_of(pages, 1, &options)
 }
 
-fn arena_of(pages: usize, bytes: usize, options: &Options) -> Arc<Shared> {
+fn arena_of(pages: usize, bytes: usize, options: &Options) -> Arc<Core> {
     let size = PageSize::new(bytes).expect("a power of two");
-    Arc::new(Shared::new(size, pages, options).expect("the fake has memory"))
+    Arc::new(Core::new(size, pages, options).expect("the fake has memory"))
 }
 
-fn arena(pages: usize) -> Arc<Shared> {
+fn arena(pages: usize) -> Arc<Core> {
     arena_with(pages, 1, usize::MAX)
 }
 
-impl Shared {
+impl Core {
     /// An ordinary store: retried by the "processor" until it is not refused.
     fn write(&self, at: usize, value: u8) {
         let page = self.page_size.page_of(at);
@@ -150,9 +150,9 @@ impl Shared {
 }
 
 fn spawn<R: 'static>(
-    shared: &Arc<Shared>,
-    body: impl FnOnce(&Shared) -> R + 'static,
+    core: &Arc<Core>,
+    body: impl FnOnce(&Core) -> R + 'static,
 ) -> thread::JoinHandle<R> {
-    let shared = shared.clone();
-    thread::spawn(move || body(&shared))
+    let core = core.clone();
+    thread::spawn(move || body(&core))
 }

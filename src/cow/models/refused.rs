@@ -6,23 +6,23 @@ use super::*;
 #[test]
 fn last_way_out_of_the_mapping_wall() {
     model(2, || {
-        let shared = arena(3);
-        let snapshot = shared.snapshot();
-        shared.engine.no_mappings.store(true, Relaxed);
+        let core = arena(3);
+        let snapshot = core.snapshot();
+        core.engine.no_mappings.store(true, Relaxed);
         let reader = {
             let snapshot = snapshot.clone();
-            spawn(&shared, move |shared| {
-                assert_eq!(shared.frozen(&snapshot, 1).unwrap(), 0);
+            spawn(&core, move |core| {
+                assert_eq!(core.frozen(&snapshot, 1).unwrap(), 0);
             })
         };
-        let writer = spawn(&shared, |shared| shared.write(2, 1));
-        shared.write(1, 1);
+        let writer = spawn(&core, |core| core.write(2, 1));
+        core.write(1, 1);
         reader.join().unwrap();
         writer.join().unwrap();
         for at in [2, 1, 0] {
-            assert_eq!(shared.frozen(&snapshot, at).unwrap(), 0);
+            assert_eq!(core.frozen(&snapshot, at).unwrap(), 0);
         }
-        shared.assert_settled();
+        core.assert_settled();
     });
 }
 
@@ -30,17 +30,17 @@ fn last_way_out_of_the_mapping_wall() {
 #[test]
 fn last_way_out_and_commit() {
     model(2, || {
-        let shared = arena(2);
-        let first = shared.snapshot();
-        shared.engine.no_mappings.store(true, Relaxed);
-        let taker = spawn(&shared, Shared::snapshot);
-        shared.write(0, 1);
+        let core = arena(2);
+        let first = core.snapshot();
+        core.engine.no_mappings.store(true, Relaxed);
+        let taker = spawn(&core, Core::snapshot);
+        core.write(0, 1);
         let second = taker.join().unwrap();
-        let seen = shared.frozen(&second, 0).unwrap();
-        shared.write(0, 2);
-        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
-        assert_eq!(shared.frozen(&second, 0).unwrap(), seen);
-        shared.assert_settled();
+        let seen = core.frozen(&second, 0).unwrap();
+        core.write(0, 2);
+        assert_eq!(core.frozen(&first, 0).unwrap(), 0);
+        assert_eq!(core.frozen(&second, 0).unwrap(), seen);
+        core.assert_settled();
     });
 }
 
@@ -48,16 +48,16 @@ fn last_way_out_and_commit() {
 #[test]
 fn arming_fails_half_way() {
     model(3, || {
-        let shared = arena(2);
-        shared.engine.fail_arming.store(true, Relaxed);
-        let writer = spawn(&shared, |shared| shared.write(0, 1));
-        assert!(matches!(shared.commit(), Err(Error::Protect { .. })));
+        let core = arena(2);
+        core.engine.fail_arming.store(true, Relaxed);
+        let writer = spawn(&core, |core| core.write(0, 1));
+        assert!(matches!(core.commit(), Err(Error::Protect { .. })));
         writer.join().unwrap();
-        shared.write(0, 2);
-        let snapshot = shared.snapshot();
-        shared.write(0, 3);
-        assert_eq!(shared.frozen(&snapshot, 0).unwrap(), 2);
-        shared.assert_settled();
+        core.write(0, 2);
+        let snapshot = core.snapshot();
+        core.write(0, 3);
+        assert_eq!(core.frozen(&snapshot, 0).unwrap(), 2);
+        core.assert_settled();
     });
 }
 
@@ -65,22 +65,22 @@ fn arming_fails_half_way() {
 #[test]
 fn arming_fails_half_way_with_a_live_snapshot() {
     model(2, || {
-        let shared = arena(2);
-        let first = shared.snapshot();
-        shared.write(0, 1);
-        shared.write(1, 1);
-        shared.engine.fail_arming.store(true, Relaxed);
-        let writer = spawn(&shared, |shared| shared.write(0, 2));
-        assert!(shared.commit().is_err());
+        let core = arena(2);
+        let first = core.snapshot();
+        core.write(0, 1);
+        core.write(1, 1);
+        core.engine.fail_arming.store(true, Relaxed);
+        let writer = spawn(&core, |core| core.write(0, 2));
+        assert!(core.commit().is_err());
         writer.join().unwrap();
-        shared.write(1, 2);
-        let second = shared.snapshot();
-        shared.write(0, 3);
+        core.write(1, 2);
+        let second = core.snapshot();
+        core.write(0, 3);
         for at in [0, 1] {
-            assert_eq!(shared.frozen(&first, at).unwrap(), 0);
-            assert_eq!(shared.frozen(&second, at).unwrap(), 2);
+            assert_eq!(core.frozen(&first, at).unwrap(), 0);
+            assert_eq!(core.frozen(&second, at).unwrap(), 2);
         }
-        shared.assert_settled();
+        core.assert_settled();
     });
 }
 
@@ -89,17 +89,17 @@ fn arming_fails_half_way_with_a_live_snapshot() {
 #[test]
 fn disarming_fails_half_way_and_commit() {
     model(3, || {
-        let shared = arena(3);
-        let _first = shared.snapshot();
-        shared.write(0, 1);
-        shared.engine.no_mappings.store(true, Relaxed);
-        shared.engine.half_way.store(true, Relaxed);
-        let writer = spawn(&shared, |shared| shared.write(2, 1));
-        let second = shared.snapshot();
-        let seen = shared.frozen(&second, 1).unwrap();
-        shared.write(1, 9);
-        assert_eq!(shared.frozen(&second, 1).unwrap(), seen);
+        let core = arena(3);
+        let _first = core.snapshot();
+        core.write(0, 1);
+        core.engine.no_mappings.store(true, Relaxed);
+        core.engine.half_way.store(true, Relaxed);
+        let writer = spawn(&core, |core| core.write(2, 1));
+        let second = core.snapshot();
+        let seen = core.frozen(&second, 1).unwrap();
+        core.write(1, 9);
+        assert_eq!(core.frozen(&second, 1).unwrap(), seen);
         writer.join().unwrap();
-        shared.assert_settled();
+        core.assert_settled();
     });
 }

@@ -7,21 +7,21 @@ use super::*;
 #[test]
 fn window_and_copy_in_progress() {
     model(3, || {
-        let shared = arena_of_pairs(2, 2);
-        let snapshot = shared.snapshot();
-        let other = spawn(&shared, |shared| {
-            shared.write(2, 1);
-            shared.write(3, 2);
+        let core = arena_of_pairs(2, 2);
+        let snapshot = core.snapshot();
+        let other = spawn(&core, |core| {
+            core.write(2, 1);
+            core.write(3, 2);
         });
-        shared.write(0, 3);
-        assert_eq!(shared.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
+        core.write(0, 3);
+        assert_eq!(core.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
         other.join().unwrap();
         for index in [0, 1] {
-            assert_eq!(shared.frozen_page(&snapshot, index).unwrap(), [0, 0]);
+            assert_eq!(core.frozen_page(&snapshot, index).unwrap(), [0, 0]);
         }
-        assert_eq!([0, 2, 3].map(|at| shared.engine.load(at)), [3, 1, 2]);
-        assert_eq!(shared.store.in_use(), 2);
-        shared.assert_settled();
+        assert_eq!([0, 2, 3].map(|at| core.engine.load(at)), [3, 1, 2]);
+        assert_eq!(core.store.in_use(), 2);
+        core.assert_settled();
     });
 }
 
@@ -29,19 +29,19 @@ fn window_and_copy_in_progress() {
 #[test]
 fn window_and_commit() {
     model(3, || {
-        let shared = arena_of_pairs(2, 1);
-        let first = shared.snapshot();
-        let taker = spawn(&shared, Shared::snapshot);
-        shared.write(0, 1);
+        let core = arena_of_pairs(2, 1);
+        let first = core.snapshot();
+        let taker = spawn(&core, Core::snapshot);
+        core.write(0, 1);
         let second = taker.join().unwrap();
-        let seen = shared.frozen(&second, 0).unwrap();
-        shared.assert_settled();
-        shared.write(1, 2);
-        shared.write(0, 2);
-        assert_eq!(shared.frozen(&second, 0).unwrap(), seen);
-        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
-        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
-        shared.assert_settled();
+        let seen = core.frozen(&second, 0).unwrap();
+        core.assert_settled();
+        core.write(1, 2);
+        core.write(0, 2);
+        assert_eq!(core.frozen(&second, 0).unwrap(), seen);
+        assert_eq!(core.frozen(&second, 1).unwrap(), 0);
+        assert_eq!(core.frozen(&first, 0).unwrap(), 0);
+        core.assert_settled();
     });
 }
 
@@ -49,17 +49,17 @@ fn window_and_commit() {
 #[test]
 fn window_and_reader() {
     model(2, || {
-        let shared = arena_of_pairs(2, 2);
-        let snapshot = shared.snapshot();
+        let core = arena_of_pairs(2, 2);
+        let snapshot = core.snapshot();
         let reader = {
             let snapshot = snapshot.clone();
-            spawn(&shared, move |shared| {
-                assert_eq!(shared.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
+            spawn(&core, move |core| {
+                assert_eq!(core.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
             })
         };
-        shared.write(0, 1);
-        shared.write(2, 2);
-        shared.write(3, 3);
+        core.write(0, 1);
+        core.write(2, 2);
+        core.write(3, 3);
         reader.join().unwrap();
     });
 }
@@ -68,19 +68,19 @@ fn window_and_reader() {
 #[test]
 fn growing_runs_meet() {
     model(2, || {
-        let shared = arena(4);
-        let snapshot = shared.snapshot();
-        shared.write(0, 1);
-        shared.write(3, 1);
-        shared.engine.no_splits.store(true, Relaxed);
-        let writer = spawn(&shared, |shared| shared.write(2, 6));
-        shared.write(1, 5);
+        let core = arena(4);
+        let snapshot = core.snapshot();
+        core.write(0, 1);
+        core.write(3, 1);
+        core.engine.no_splits.store(true, Relaxed);
+        let writer = spawn(&core, |core| core.write(2, 6));
+        core.write(1, 5);
         writer.join().unwrap();
         for at in 0..4 {
-            assert_eq!(shared.frozen(&snapshot, at).unwrap(), 0);
+            assert_eq!(core.frozen(&snapshot, at).unwrap(), 0);
         }
-        assert_eq!(shared.store.in_use(), 4);
-        shared.assert_settled();
+        assert_eq!(core.store.in_use(), 4);
+        core.assert_settled();
     });
 }
 
@@ -88,20 +88,20 @@ fn growing_runs_meet() {
 #[test]
 fn growing_run_and_commit() {
     model(2, || {
-        let shared = arena(3);
-        let first = shared.snapshot();
-        shared.write(0, 1);
-        shared.engine.no_splits.store(true, Relaxed);
-        let writer = spawn(&shared, |shared| shared.write(2, 6));
-        let second = shared.snapshot();
-        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
-        shared.write(1, 5);
+        let core = arena(3);
+        let first = core.snapshot();
+        core.write(0, 1);
+        core.engine.no_splits.store(true, Relaxed);
+        let writer = spawn(&core, |core| core.write(2, 6));
+        let second = core.snapshot();
+        assert_eq!(core.frozen(&second, 1).unwrap(), 0);
+        core.write(1, 5);
         writer.join().unwrap();
         for at in 0..3 {
-            assert_eq!(shared.frozen(&first, at).unwrap(), 0);
+            assert_eq!(core.frozen(&first, at).unwrap(), 0);
         }
-        assert_eq!(shared.frozen(&second, 1).unwrap(), 0);
-        shared.assert_settled();
+        assert_eq!(core.frozen(&second, 1).unwrap(), 0);
+        core.assert_settled();
     });
 }
 
@@ -109,18 +109,18 @@ fn growing_run_and_commit() {
 #[test]
 fn free_blocks_and_commit() {
     model(2, || {
-        let shared = arena(4);
-        shared.release(&shared.snapshot());
-        shared.free_faults.store(1, crate::sync::Ordering::Relaxed);
-        let writer = spawn(&shared, |shared| shared.write(0, 1));
-        let snapshot = shared.snapshot();
-        let seen = shared.frozen(&snapshot, 0).unwrap();
-        shared.write(1, 1);
+        let core = arena(4);
+        core.release(&core.snapshot());
+        core.free_faults.store(1, crate::sync::Ordering::Relaxed);
+        let writer = spawn(&core, |core| core.write(0, 1));
+        let snapshot = core.snapshot();
+        let seen = core.frozen(&snapshot, 0).unwrap();
+        core.write(1, 1);
         writer.join().unwrap();
-        shared.write(0, 2);
-        assert_eq!(shared.frozen(&snapshot, 0).unwrap(), seen);
-        assert_eq!(shared.frozen(&snapshot, 1).unwrap(), 0);
-        shared.assert_settled();
+        core.write(0, 2);
+        assert_eq!(core.frozen(&snapshot, 0).unwrap(), seen);
+        assert_eq!(core.frozen(&snapshot, 1).unwrap(), 0);
+        core.assert_settled();
     });
 }
 

@@ -6,16 +6,16 @@ use super::*;
 #[test]
 fn two_writers_on_one_page() {
     model(3, || {
-        let shared = arena_with(1, 2, usize::MAX);
-        let snapshot = shared.snapshot();
-        let other = spawn(&shared, |shared| shared.write(1, 7));
-        shared.write(0, 5);
-        assert_eq!(shared.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
+        let core = arena_with(1, 2, usize::MAX);
+        let snapshot = core.snapshot();
+        let other = spawn(&core, |core| core.write(1, 7));
+        core.write(0, 5);
+        assert_eq!(core.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
         other.join().unwrap();
-        assert_eq!(shared.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
-        assert_eq!([shared.engine.load(0), shared.engine.load(1)], [5, 7]);
-        assert_eq!(shared.store.in_use(), 1);
-        shared.assert_settled();
+        assert_eq!(core.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
+        assert_eq!([core.engine.load(0), core.engine.load(1)], [5, 7]);
+        assert_eq!(core.store.in_use(), 1);
+        core.assert_settled();
     });
 }
 
@@ -23,17 +23,17 @@ fn two_writers_on_one_page() {
 #[test]
 fn no_store_is_lost_or_repeated() {
     model(2, || {
-        let shared = arena(1);
-        let first = shared.snapshot();
-        let adder = spawn(&shared, |shared| shared.add(0, 1));
-        let taker = spawn(&shared, Shared::snapshot);
-        shared.add(0, 2);
+        let core = arena(1);
+        let first = core.snapshot();
+        let adder = spawn(&core, |core| core.add(0, 1));
+        let taker = spawn(&core, Core::snapshot);
+        core.add(0, 2);
         let second = taker.join().unwrap();
         adder.join().unwrap();
-        assert_eq!(shared.engine.load(0), 3);
-        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
-        assert!([0, 1, 2, 3].contains(&shared.frozen(&second, 0).unwrap()));
-        shared.assert_settled();
+        assert_eq!(core.engine.load(0), 3);
+        assert_eq!(core.frozen(&first, 0).unwrap(), 0);
+        assert!([0, 1, 2, 3].contains(&core.frozen(&second, 0).unwrap()));
+        core.assert_settled();
     });
 }
 
@@ -41,17 +41,17 @@ fn no_store_is_lost_or_repeated() {
 #[test]
 fn late_handler_and_new_snapshot() {
     model(3, || {
-        let shared = arena(1);
-        let first = shared.snapshot();
-        let taker = spawn(&shared, Shared::snapshot);
-        shared.write(0, 1);
+        let core = arena(1);
+        let first = core.snapshot();
+        let taker = spawn(&core, Core::snapshot);
+        core.write(0, 1);
         let second = taker.join().unwrap();
-        let seen = shared.frozen(&second, 0).unwrap();
-        shared.assert_settled();
-        shared.write(0, 2);
-        assert_eq!(shared.frozen(&first, 0).unwrap(), 0);
-        assert_eq!(shared.frozen(&second, 0).unwrap(), seen);
-        shared.assert_settled();
+        let seen = core.frozen(&second, 0).unwrap();
+        core.assert_settled();
+        core.write(0, 2);
+        assert_eq!(core.frozen(&first, 0).unwrap(), 0);
+        assert_eq!(core.frozen(&second, 0).unwrap(), seen);
+        core.assert_settled();
     });
 }
 
@@ -60,15 +60,15 @@ fn late_handler_and_new_snapshot() {
 #[test]
 fn arming_is_not_one_instant() {
     model(3, || {
-        let shared = arena(2);
-        let taker = spawn(&shared, Shared::snapshot);
-        shared.write(0, 1);
-        shared.write(1, 1);
+        let core = arena(2);
+        let taker = spawn(&core, Core::snapshot);
+        core.write(0, 1);
+        core.write(1, 1);
         let snapshot = taker.join().unwrap();
-        let first = shared.frozen(&snapshot, 0).unwrap();
-        let second = shared.frozen(&snapshot, 1).unwrap();
+        let first = core.frozen(&snapshot, 0).unwrap();
+        let second = core.frozen(&snapshot, 1).unwrap();
         assert!(first >= second, "the later store without the earlier one");
-        shared.assert_settled();
+        core.assert_settled();
     });
 }
 
@@ -76,18 +76,18 @@ fn arming_is_not_one_instant() {
 #[test]
 fn a_snapshot_has_what_happened_before_what_it_has() {
     model(2, || {
-        let shared = arena(2);
-        drop(shared.snapshot());
-        shared.write(1, 9);
-        let taker = spawn(&shared, Shared::snapshot);
-        let writer = spawn(&shared, |shared| {
-            shared.write(0, 1);
-            shared.write(1, 1);
+        let core = arena(2);
+        drop(core.snapshot());
+        core.write(1, 9);
+        let taker = spawn(&core, Core::snapshot);
+        let writer = spawn(&core, |core| {
+            core.write(0, 1);
+            core.write(1, 1);
         });
         writer.join().unwrap();
         let snapshot = taker.join().unwrap();
-        let first = shared.frozen(&snapshot, 0).unwrap();
-        let second = shared.frozen(&snapshot, 1).unwrap();
+        let first = core.frozen(&snapshot, 0).unwrap();
+        let second = core.frozen(&snapshot, 1).unwrap();
         assert!(
             first == 1 || second == 9,
             "the later store without the earlier one"
@@ -99,18 +99,18 @@ fn a_snapshot_has_what_happened_before_what_it_has() {
 #[test]
 fn reader_and_first_writer() {
     model(3, || {
-        let shared = arena_with(1, 2, usize::MAX);
-        let snapshot = shared.snapshot();
+        let core = arena_with(1, 2, usize::MAX);
+        let snapshot = core.snapshot();
         let reader = {
             let snapshot = snapshot.clone();
-            spawn(&shared, move |shared| {
-                assert_eq!(shared.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
+            spawn(&core, move |core| {
+                assert_eq!(core.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
             })
         };
-        shared.write(0, 1);
-        shared.write(1, 1);
+        core.write(0, 1);
+        core.write(1, 1);
         reader.join().unwrap();
-        assert_eq!(shared.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
+        assert_eq!(core.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
     });
 }
 
@@ -118,16 +118,16 @@ fn reader_and_first_writer() {
 #[test]
 fn no_wake_up_is_forgotten() {
     model(2, || {
-        let shared = arena(1);
-        let snapshot = shared.snapshot();
-        let writer = spawn(&shared, |shared| shared.write(0, 1));
-        let closer = spawn(&shared, |shared| {
-            shared.gate.close();
-            shared.gate.open();
+        let core = arena(1);
+        let snapshot = core.snapshot();
+        let writer = spawn(&core, |core| core.write(0, 1));
+        let closer = spawn(&core, |core| {
+            core.gate.close();
+            core.gate.open();
         });
-        shared.write(0, 2);
+        core.write(0, 2);
         writer.join().unwrap();
         closer.join().unwrap();
-        assert_eq!(shared.frozen(&snapshot, 0).unwrap(), 0);
+        assert_eq!(core.frozen(&snapshot, 0).unwrap(), 0);
     });
 }

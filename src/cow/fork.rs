@@ -1,0 +1,108 @@
+//! An arena around fork(2): no page is claimed, no gate is passed and no lock is held by another thread at the
+//! moment of the fork, so that the child finds none that nobody will ever give back.
+
+use std::sync::MutexGuard;
+
+use crate::cow::commit::Ledger;
+use crate::cow::core::Core;
+use crate::sync::{Ordering, current_thread, lock};
+use crate::sys;
+
+/// Arenas that are held still across a fork, by the thread that forks. Gates open when it is dropped,
+/// before the locks are given back.
+pub(crate) struct Still<'a> {
+    arenas: Vec<Arena<'a>>,
+    /// A signal handler that stores to an arena would wait for the thread that it interrupts.
+    _masked: sys::signal::Masked,
+}
+
+struct Arena<'a> {
+    core: &'a Core,
+    ledger: MutexGuard<'a, Ledger>,
+    _reclaim: MutexGuard<'a, ()>,
+}
+
+impl<'a> Still<'a> {
+    /// Waits for all who hold something of these arenas, and keeps everybody out.
+    pub fn hold(arenas: impl Iterator<Item = &'a Core>) -> Self {
+        let arenas: Vec<Arena<'a>> = arenas.map(Arena::lock).collect();
+        let masked = sys::signal::Masked::new();
+        // Nothing is allocated from here on: a thread that waits at a gate may hold any lock. The readers' gates
+        // first: a reader may be interrupted by a signal handler that stores to an arena.
+        for arena in &arenas {
+            arena.core.versions.readers.close();
+        }
+        for arena in &arenas {
+            arena.core.gate.close();
+        }
+        Self {
+            arenas,
+            _masked: masked,
+        }
+    }
+
+    /// In the child, which has one thread: what the others held and counted is gone.
+    pub fn adjust_in_child(&mut self) {
+        for arena in &mut self.arenas {
+            arena.adjust_in_child();
+        }
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        for arena in &self.arenas {
+            arena.core.gate.open();
+            arena.core.versions.readers.open();
+        }
+    }
+}
+
+impl<'a> Arena<'a> {
+    fn lock(core: &'a Core) -> Self {
+        // In the order of `release`.
+        let reclaim = lock(&core.reclaim);
+        let ledger = lock(&core.ledger);
+        // The thread that has set them aside would not be there in the child to bring them back.
+        core.store.wait_for_aside();
+        Self {
+            core,
+            ledger,
+            _reclaim: reclaim,
+        }
+    }
+
+    fn adjust_in_child(&mut self) {
+        let this = current_thread();
+        // Other threads' guards, and commits that waited, do not exist here.
+        let ledger = &mut self.ledger;
+        ledger.guard = ledger.guard.take().filter(|guard| guard.owner == this);
+        ledger.commits_waiting = 0;
+        self.move_to_mprotect();
+        self.core.mappings.forked();
+        self.core.store.forget_prefaulting();
+    }
+
+    /// An arena protected by userfaultfd goes on with mprotect, all pages armed but those of the guard.
+    fn move_to_mprotect(&self) {
+        let core = self.core;
+        let guarded = self.ledger.guard.as_ref().map(|guard| guard.pages);
+        if core.engine.check().is_err() {
+            // What was lost before the fork stays lost; what comes is protected again.
+            for entry in &self.ledger.live {
+                entry.snapshot.failed.store(true, Ordering::Relaxed);
+            }
+        }
+        match core.engine.move_to_mprotect(guarded) {
+            Ok(false) => {}
+            Ok(true) => {
+                core.dirty.remove_everything();
+                if let Some(pages) = guarded {
+                    core.dirty.add(pages);
+                }
+                core.half_armed.store(false, Ordering::Relaxed);
+            }
+            Err(_) => sys::die("pagecow: cannot arm the pages of a forked child\n"),
+        }
+    }
+}
