@@ -1,17 +1,16 @@
 //! What an arena's handle, its snapshots and the fault handler share.
 //!
-//! The operations on it are one file each: [`crate::cow::fault`] (a page is made writable),
-//! [`crate::cow::commit`] (a snapshot is taken), [`crate::cow::release`] (one goes), [`crate::cow::read`] (a
-//! frozen page is read), [`crate::cow::guard`] (a range is kept writable), [`crate::cow::open`] (all of it is
-//! made writable).
+//! The operations on it are one file each, listed in [`crate::cow`].
 
 // Orders nothing, so it is plain in models too.
 use std::sync::atomic::AtomicU64 as Plain64;
 
-use crate::cow::commit::Ledger;
 #[cfg(not(loom))]
 use crate::cow::fault::Opened;
 use crate::cow::state::dirty::DirtySet;
+use crate::cow::state::doubt::Doubt;
+use crate::cow::state::ledger::Ledger;
+use crate::cow::state::losses::Losses;
 use crate::cow::state::mappings::Mappings;
 use crate::cow::state::table::Table;
 use crate::epoch::Epoch;
@@ -22,7 +21,7 @@ use crate::stats::{Counters, Stats};
 use crate::store::Store;
 use crate::store::versions::Versions;
 use crate::sync::gate::Gate;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock};
+use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock};
 use crate::sys::{Memory, Protection};
 use crate::window::density::Density;
 
@@ -44,12 +43,11 @@ pub(crate) struct Core {
     newest: AtomicU64,
     /// How often pages were armed. Changes only with the gate closed.
     armings: Plain64,
-    /// A protect call failed half way: pages of the dirty set may be armed.
-    pub(super) half_armed: AtomicBool,
+    /// Whether pages of the dirty set may be armed.
+    pub(super) doubt: Doubt,
     /// Faults since the last commit that found no snapshot alive.
     pub(super) free_faults: AtomicU32,
-    /// Live snapshots newer than this have lost a page since the last commit; `NEVER` when none has.
-    pub(super) fail_floor: AtomicU64,
+    pub(super) losses: Losses,
     pub(super) ledger: Mutex<Ledger>,
     pub(super) guard_gone: Condvar,
     /// Held by the one who drops a snapshot, for as long as that takes.
@@ -78,9 +76,9 @@ impl Core {
             epoch: AtomicU64::new(0),
             newest: AtomicU64::new(0),
             armings: Plain64::new(0),
-            half_armed: AtomicBool::new(false),
+            doubt: Doubt::none(),
             free_faults: AtomicU32::new(0),
-            fail_floor: AtomicU64::new(Epoch::NEVER.get()),
+            losses: Losses::none(),
             ledger: Mutex::new(Ledger::default()),
             guard_gone: Condvar::new(),
             reclaim: Mutex::new(()),

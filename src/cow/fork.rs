@@ -3,8 +3,8 @@
 
 use std::sync::MutexGuard;
 
-use crate::cow::commit::Ledger;
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Ledger;
 use crate::sync::{Ordering, current_thread, lock};
 use crate::sys;
 
@@ -100,7 +100,7 @@ impl<'a> Arena<'a> {
                 if let Some(pages) = guarded {
                     core.dirty.add(pages);
                 }
-                core.half_armed.store(false, Ordering::Relaxed);
+                core.doubt.settle();
             }
             Err(_) => sys::die("pagecow: cannot arm the pages of a forked child\n"),
         }

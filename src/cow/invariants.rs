@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use crate::cow::commit::Ledger;
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Ledger;
 use crate::page::PageIndex;
 use crate::store::FrameMeta;
 use crate::sync::{Ordering, lock};
@@ -72,14 +72,16 @@ impl Core {
         Ok(())
     }
 
-    /// Dirty pages are writable, all others are not.
+    /// Dirty pages are writable, unless there is doubt about it; all others are not.
     fn check_protection(&self) -> Result<(), String> {
         let armed = self.engine.armed()?;
         match self
             .all_pages()
             .iter()
-            .find(|page| armed[page.get()] == self.dirty.contains(*page))
-        {
+            .find(|page| match self.dirty.contains(*page) {
+                true => armed[page.get()] && !self.doubt.is_raised(),
+                false => !armed[page.get()],
+            }) {
             Some(page) => Err(format!(
                 "page {}: armed is {}",
                 page.get(),

@@ -4,42 +4,14 @@
 //! counts only if the page word did not change meanwhile: who opens a page claims it first, and gives
 //! it a newer epoch before the claim ends.
 
-use crate::cow::commit::Live;
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Live;
 use crate::cow::state::table::Word;
 use crate::error::{Error, Result};
 use crate::options::Engine;
 use crate::page::PageIndex;
 use crate::store::Frame;
 use crate::sync::{Ordering, fence};
-
-/// A thread that reads pages in order looks every so many whether writers need more frames, and
-/// readies some.
-#[cfg(not(loom))]
-const REFILL_EVERY: usize = 16;
-#[cfg(not(loom))]
-const REFILL_FRAMES: usize = 32;
-
-/// Pages that were read in order since frames were last readied.
-#[cfg(not(loom))]
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Refill {
-    pages: usize,
-}
-
-#[cfg(not(loom))]
-impl Refill {
-    /// Some more pages were read.
-    pub fn after(&mut self, pages: usize, core: &Core) {
-        self.pages += pages;
-        if self.pages >= REFILL_EVERY {
-            self.pages = 0;
-            if core.store.runs_short() {
-                core.prefault(core.store.free_resident() + REFILL_FRAMES);
-            }
-        }
-    }
-}
 
 /// Where a snapshot finds a page.
 enum Place {
@@ -158,6 +130,11 @@ impl Core {
             engine: Engine::Userfaultfd,
             source,
         })
+    }
+
+    /// Whether a snapshot has lost a page, or its engine, and so may not be read any more.
+    pub fn has_failed(&self, snapshot: &Live) -> bool {
+        self.losses.has_hit(snapshot) || self.engine.is_lost()
     }
 
     /// Whether the snapshot can still be read.

@@ -8,8 +8,8 @@ pub(crate) mod touched;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::cow::commit::Live;
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Live;
 use crate::error::Error;
 use crate::page::PageIndex;
 use crate::process::registered::Registered;

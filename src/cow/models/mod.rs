@@ -20,10 +20,10 @@ use std::time::Duration;
 
 use loom::thread;
 
-use crate::cow::commit::Live;
 use crate::cow::core::Core;
 use crate::cow::prepare::Preparation;
 use crate::cow::state::dirty::DirtySet;
+use crate::cow::state::ledger::Live;
 use crate::error::Error;
 use crate::options::{Engine, Options, Window};
 use crate::page::{PageIndex, PageRange, PageSize};

@@ -3,8 +3,7 @@
 //! A bit is set *after* the call that disarmed the page and before the claim on it is released; bits
 //! are cleared only while the gate is closed and drained. So under a claim, "in the set" means "open",
 //! and no late handler can leave an open page that the next commit does not know of. A protect call
-//! that failed half way leaves its pages in the set, and "open" in doubt
-//! ([`half_armed`](crate::cow::core::Core::half_armed)).
+//! that failed half way leaves its pages in the set, and "open" in [`Doubt`](super::doubt::Doubt).
 //!
 //! Three levels of bits, so that neither taking a snapshot nor looking for the nearest open page
 //! walks what was never written: 16 TiB of 4 KiB pages has 16384 words in the uppermost.
