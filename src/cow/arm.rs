@@ -60,10 +60,10 @@ impl Core {
         if self.engine.splits_mappings() {
             return self.engine.arm(range);
         }
-        let mut next = range.first().get();
-        while let Some(run) = self.dirty.run_from(next, range.last(), CLOSE) {
+        let mut next = range.start();
+        while let Some(run) = self.dirty.run_from(next..range.end(), CLOSE) {
             self.engine.arm(run)?;
-            next = run.last().get() + 1;
+            next = run.end();
         }
         Ok(())
     }

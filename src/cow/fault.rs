@@ -64,8 +64,8 @@ impl Core {
     /// Makes all pages of `range` writable. The caller keeps commits away, or does not mind that a
     /// commit arms them again.
     pub fn make_writable(&self, range: PageRange) {
-        let end = range.last().get() + 1;
-        let mut next = range.first().get();
+        let end = range.end();
+        let mut next = range.start();
         while next < end {
             let page = PageIndex::new(next);
             // Claims are held outside the handler here: a signal handler that stores to a claimed page
@@ -77,10 +77,9 @@ impl Core {
                 self.table.wait_free(page);
                 continue;
             };
-            let last = PageIndex::new((next + 1).next_multiple_of(BATCH).min(end) - 1);
             let mut run = Run::start(self, page, dealt);
-            run.grow_up(last);
-            let done = run.end();
+            run.grow_up((next + 1).next_multiple_of(BATCH).min(end));
+            let done = run.range().end();
             let open = run.all_open() || run.disarm_near_the_wall();
             run.release();
             self.gate.leave();

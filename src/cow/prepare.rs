@@ -176,7 +176,7 @@ impl Preparation {
             self.end_pass();
             slice(0, self.pages)
         });
-        self.next = slice.map_or(0, |slice| slice.range.last().get() + 1);
+        self.next = slice.map_or(0, |slice| slice.range.end());
         slice
     }
 
@@ -357,10 +357,9 @@ impl Core {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::page::PageIndex;
 
     fn slice(pages: usize, runs: usize) -> Slice {
-        let range = PageRange::new(PageIndex::new(0), PageIndex::new(pages * 2));
+        let range = PageRange::from(0..pages * 2);
         Slice { range, pages, runs }
     }
 

@@ -26,8 +26,9 @@ pub(super) struct Run<'a> {
     pub(super) core: &'a Core,
     /// The page that it began with.
     at: PageIndex,
-    first: PageIndex,
-    last: PageIndex,
+    /// Its pages, from `start` up to `end`.
+    start: usize,
+    end: usize,
     epoch: Epoch,
     /// Copies made so far.
     saved: u64,
@@ -42,8 +43,8 @@ impl<'a> Run<'a> {
         Self {
             core,
             at: page,
-            first: page,
-            last: page,
+            start: page.get(),
+            end: page.get() + 1,
             epoch: core.epoch(),
             saved: u64::from(saved),
             ahead: 0,
@@ -51,12 +52,7 @@ impl<'a> Run<'a> {
     }
 
     pub fn range(&self) -> PageRange {
-        PageRange::new(self.first, self.last)
-    }
-
-    /// One past its last page.
-    pub fn end(&self) -> usize {
-        self.last.get() + 1
+        PageRange::from(self.start..self.end)
     }
 
     /// Whether a copy was made.
@@ -81,34 +77,32 @@ impl<'a> Run<'a> {
         true
     }
 
-    /// Grows upwards as far as `last`; `false` when it ends before, at a page that somebody else has.
-    pub fn grow_up(&mut self, last: PageIndex) -> bool {
-        while self.last < last {
-            let next = PageIndex::new(self.last.get() + 1);
-            if !self.take(next) {
+    /// Grows upwards up to page `end`; `false` when it ends before, at a page that another thread has.
+    pub fn grow_up(&mut self, end: usize) -> bool {
+        while self.end < end {
+            if !self.take(PageIndex::new(self.end)) {
                 return false;
             }
-            self.last = next;
+            self.end += 1;
         }
         true
     }
 
-    /// Grows downwards as far as `first`; as [`grow_up`](Self::grow_up).
-    pub fn grow_down(&mut self, first: PageIndex) -> bool {
-        while first < self.first {
-            let next = PageIndex::new(self.first.get() - 1);
-            if !self.take(next) {
+    /// Grows downwards down to page `start`; as [`grow_up`](Self::grow_up).
+    pub fn grow_down(&mut self, start: usize) -> bool {
+        while start < self.start {
+            if !self.take(PageIndex::new(self.start - 1)) {
                 return false;
             }
-            self.first = next;
+            self.start -= 1;
         }
         true
     }
 
     /// Grows over these pages, as far as nobody else has one.
     pub fn grow_over(&mut self, pages: Range<usize>) {
-        self.grow_up(PageIndex::new(pages.end - 1));
-        self.grow_down(PageIndex::new(pages.start));
+        self.grow_up(pages.end);
+        self.grow_down(pages.start);
     }
 
     /// Grows over the neighbours that the window has.
@@ -117,7 +111,7 @@ impl<'a> Run<'a> {
         if self.saved == 0 || core.window == Window::Page {
             return;
         }
-        let window = core.window_around(self.first);
+        let window = core.window_around(self.at);
         self.ahead(|run| run.grow_over(window));
     }
 
@@ -129,7 +123,7 @@ impl<'a> Run<'a> {
             return;
         }
         let faults = core.free_faults.fetch_add(1, Ordering::Relaxed);
-        self.grow_over(window::free_block(faults, self.first.get(), core.pages));
+        self.grow_over(window::free_block(faults, self.at.get(), core.pages));
     }
 
     pub fn all_open(&self) -> bool {
@@ -137,7 +131,7 @@ impl<'a> Run<'a> {
     }
 
     /// One protect call over the run; `false` when the kernel grants no further mapping.
-    pub fn disarm(&mut self) -> bool {
+    pub fn disarm(&self) -> bool {
         let core = self.core;
         let range = self.range();
         // Pairs with the reader's fence: who reads a byte that is stored from here on sees the claims.

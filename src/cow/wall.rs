@@ -52,9 +52,9 @@ impl Run<'_> {
     fn grow_beside(&mut self, open: PageIndex) -> bool {
         self.ahead(|run| {
             if open < run.range().first() {
-                run.grow_down(PageIndex::new(open.get() + 1))
+                run.grow_down(open.get() + 1)
             } else {
-                run.grow_up(PageIndex::new(open.get() - 1))
+                run.grow_up(open.get())
             }
         })
     }

@@ -88,7 +88,7 @@ fn a_block_whose_protection_failed() {
     model(2, || {
         let core = arena_of_blocks(4);
         let first = core.snapshot();
-        core.make_writable(PageRange::new(page(2), page(3)));
+        core.make_writable(PageRange::from(2..4));
         core.engine.no_mappings.store(true, Relaxed);
         core.engine.no_pages.store(true, Relaxed);
         assert!(core.commit().is_err());

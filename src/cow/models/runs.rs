@@ -133,9 +133,9 @@ fn nearest_open_page_and_add() {
             set.remove(PageRange::all(200));
             let looker = {
                 let set = set.clone();
-                thread::spawn(move || set.nearest(PageRange::new(page(at), page(at)), usize::MAX))
+                thread::spawn(move || set.nearest(page(at).into(), usize::MAX))
             };
-            set.add(PageRange::new(page(other), page(other)));
+            set.add(page(other).into());
             let found = looker.join().unwrap();
             assert!(found.is_none_or(|found| found == page(other)), "{found:?}");
         });
