@@ -49,7 +49,8 @@ impl PageSize {
         self.bytes() / size_of::<u64>()
     }
 
-    /// Pages that hold `len` bytes, or `None` when `len` is zero or the count is over [`MAX_PAGES`].
+    /// Pages that hold `len` bytes, or `None` when `len` is zero or the count is over
+    /// [`MAX_PAGES`].
     pub const fn count_for(self, len: usize) -> Option<usize> {
         let pages = len.div_ceil(self.bytes());
         if pages == 0 || pages > MAX_PAGES {

@@ -1,7 +1,8 @@
-//! Arming: write permission is taken from a part of the dirty set, with the gate closed and drained.
+//! Arming: write permission is taken from a part of the dirty set, with the gate closed and
+//! drained.
 //!
-//! While the gate is closed the caller allocates nothing, calls nobody back, touches no arena and has
-//! signals masked: a writer that waits at the gate may hold any lock but ours.
+//! While the gate is closed the caller allocates nothing, calls nobody back, touches no arena and
+//! has signals masked: a writer that waits at the gate may hold any lock but ours.
 
 use crate::cow::core::Core;
 use crate::cow::state::dirty::Slice;
@@ -11,8 +12,9 @@ use crate::sync::Ordering;
 use crate::sys::{self, ProtectError};
 
 impl Core {
-    /// Arms a part of the dirty set, chosen once the gate is closed, and opens the gate again. Returns
-    /// whether a writer slept meanwhile, and how long arming took in nanoseconds. No guard's page is in it.
+    /// Arms a part of the dirty set, chosen once the gate is closed, and opens the gate again.
+    /// Returns whether a writer slept meanwhile, and how long arming took in nanoseconds. No
+    /// guard's page is in it.
     pub fn arm(&self, choose: impl FnOnce() -> Option<Slice>) -> Result<(bool, u64)> {
         let masked = sys::signal::Masked::new();
         self.gate.close();
@@ -26,7 +28,8 @@ impl Core {
         self.dirty.slice(0, self.pages, self.pages)
     }
 
-    /// Arms a part of the dirty set; returns how long that took in nanoseconds. Gate closed and drained.
+    /// Arms a part of the dirty set; returns how long that took in nanoseconds. Gate closed and
+    /// drained.
     pub(super) fn arm_closed(&self, slice: Option<Slice>) -> Result<u64> {
         let Some(slice) = slice else {
             return Ok(0);
@@ -52,9 +55,10 @@ impl Core {
         Ok(took)
     }
 
-    /// Where each border of armed pages is one of mappings, by one call: what lies between and is armed already
-    /// costs nothing, while several calls cost a TLB shootdown each. Elsewhere what is armed already costs as
-    /// much as what is not, so only runs that are close to each other share a call.
+    /// Where each border of armed pages is one of mappings, by one call: what lies between and is
+    /// armed already costs nothing, while several calls cost a TLB shootdown each. Elsewhere what
+    /// is armed already costs as much as what is not, so only runs that are close to each other
+    /// share a call.
     fn arm_pages(&self, range: PageRange) -> std::result::Result<(), ProtectError> {
         const CLOSE: usize = 16;
         if self.engine.splits_mappings() {

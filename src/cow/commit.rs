@@ -1,10 +1,10 @@
 //! Taking a snapshot.
 //!
-//! Most of what has to be armed may have been armed ahead ([`crate::cow::prepare`]); a commit arms the rest.
-//! The order: wait until no `writable` guard lives; close the gate and drain it; arm what is dirty;
-//! advance the epoch; open the gate. The snapshot's instant is when the gate was closed and all is
-//! armed: a writer that faults meanwhile waits for the gate, so no later store is in the snapshot without
-//! the earlier one (invariant 2).
+//! Most of what has to be armed may have been armed ahead ([`crate::cow::prepare`]); a commit arms
+//! the rest. The order: wait until no `writable` guard lives; close the gate and drain it; arm what
+//! is dirty; advance the epoch; open the gate. The snapshot's instant is when the gate was closed
+//! and all is armed: a writer that faults meanwhile waits for the gate, so no later store is in the
+//! snapshot without the earlier one (invariant 2).
 
 use crate::cow::core::Core;
 use crate::cow::guard;
@@ -26,8 +26,8 @@ impl Core {
         Ok(ledger)
     }
 
-    /// Waits until a guard ends, at most this many nanoseconds; may return early. New guards stand back
-    /// meanwhile. Not on a thread that holds a guard.
+    /// Waits until a guard ends, at most this many nanoseconds; may return early. New guards stand
+    /// back meanwhile. Not on a thread that holds a guard.
     pub fn wait_for_guard<'a>(
         &self,
         mut ledger: MutexGuard<'a, Ledger>,
@@ -46,7 +46,7 @@ impl Core {
         ledger
     }
 
-    /// Takes a snapshot of all pages: the second phase, a stop for who writes.
+    /// Takes a snapshot of all pages: the second phase, which stops the writers.
     pub fn commit(&self) -> Result<Arc<Live>> {
         let mut ledger = self.ledger_without_guard()?;
         self.reserve_with(&ledger)?;

@@ -35,9 +35,11 @@ pub(crate) struct Core {
     pub(super) density: Density,
     pub(super) store: Store,
     pub(super) versions: Versions,
-    /// Passed by everybody who disarms pages; closed by a commit, the drop of the newest snapshot,
-    /// the last way out of the mapping wall and the opening of the whole arena. The next three
-    /// change only while it is closed.
+    /// Every thread that disarms pages passes it: a fault, `writable`. It is closed by a commit, by
+    /// arming (ahead, or to join mappings), by the drop of the newest snapshot, by the last way out
+    /// of the mapping wall, by the opening of the whole arena, and by a fork. The next three change
+    /// only while it is closed. The other gate, of the readers of the copies' chains, is in
+    /// [`Versions`]; it is closed before frames are recycled, and by a fork.
     pub(super) gate: Gate,
     epoch: AtomicU64,
     newest: AtomicU64,
@@ -50,7 +52,7 @@ pub(crate) struct Core {
     pub(super) losses: Losses,
     pub(super) ledger: Mutex<Ledger>,
     pub(super) guard_gone: Condvar,
-    /// Held by the one who drops a snapshot, for as long as that takes.
+    /// Held by the thread that drops a snapshot, for as long as that takes.
     pub(super) reclaim: Mutex<()>,
     pub(super) mappings: Mappings,
     pub(super) counters: Counters,
@@ -112,12 +114,14 @@ impl Core {
         PageRange::all(self.pages)
     }
 
-    /// Number of the newest snapshot ever taken. Does not change for who is inside the gate.
+    /// Number of the newest snapshot ever taken. Does not change while the caller is inside the
+    /// gate.
     pub fn epoch(&self) -> Epoch {
         Epoch::new(self.epoch.load(Ordering::Relaxed))
     }
 
-    /// Number of the newest snapshot that lives, or zero. Does not change for who is inside the gate.
+    /// Number of the newest snapshot that lives, or zero. Does not change while the caller
+    /// is inside the gate.
     pub fn newest(&self) -> Epoch {
         Epoch::new(self.newest.load(Ordering::Relaxed))
     }

@@ -1,8 +1,8 @@
-//! What a fault's window is decided by: how dense the writes were here, and how many of the copies made so far
-//! were of pages that were written.
+//! What a fault's window is decided by: how dense the writes were here, and how many of the copies
+//! made so far were of pages that were written.
 //!
-//! The latter is estimated by comparing copies with the arena: a copy that differs from its live page was of a
-//! page that was written ([`crate::window`]).
+//! The latter is estimated by comparing copies with the arena: a copy that differs from its live
+//! page was of a page that was written ([`crate::window`]).
 
 use std::ops::Range;
 
@@ -42,9 +42,9 @@ impl Core {
         })
     }
 
-    /// Compares one pseudo-randomly chosen copy with its live page, to learn whether the page was written;
-    /// `number` seeds the choice. Does nothing unless the newest snapshot ever taken is still alive: an older
-    /// one has copies from before, too. Async-signal-safe.
+    /// Compares one pseudo-randomly chosen copy with its live page, to learn whether the page was
+    /// written; `number` seeds the choice. Does nothing unless the newest snapshot ever taken is
+    /// still alive: an older one has copies from before, too. Async-signal-safe.
     fn compare_a_copy(&self, number: u64) {
         let newest = self.newest();
         if newest != self.epoch() {
@@ -59,8 +59,8 @@ impl Core {
         }
     }
 
-    /// How many copies to compare before this round ends: before the snapshot goes that they were made
-    /// for, or another is taken.
+    /// How many copies to compare before this round ends: before the snapshot goes that they were
+    /// made for, or another is taken.
     pub fn copies_to_compare(&self) -> usize {
         const MOST: usize = 1024;
         if self.density.ahead() == 0 || self.newest() != self.epoch() {

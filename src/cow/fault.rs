@@ -1,11 +1,12 @@
-//! The protocol of a first write: claim the page, save it, disarm it, note it as dirty, release it; for it and its
-//! neighbours together ([`crate::cow::run`]).
+//! The protocol of a first write: claim the page, save it, disarm it, note it as dirty, release it;
+//! for it and its neighbours together ([`crate::cow::run`]).
 //!
-//! Called by the SIGSEGV handler for one page and by [`crate::cow::guard`] for a range; everything here is
-//! async-signal-safe (invariant 6), and outside the handler it is called with signals masked.
+//! Called by the SIGSEGV handler for one page and by [`crate::cow::guard`] for a range; everything
+//! here is async-signal-safe (invariant 6), and outside the handler it is called with signals
+//! masked.
 //!
-//! A thread that has to wait - for the gate, or for another thread's claim - holds no claim, is not inside
-//! the gate, and starts again from the top.
+//! A thread that has to wait - for the gate, or for another thread's claim - holds no claim, is not
+//! inside the gate, and starts again from the top.
 
 use crate::cow::core::Core;
 use crate::cow::run::Run;
@@ -18,14 +19,15 @@ use crate::sys;
 pub(crate) enum Opened {
     /// The page was saved.
     Saved,
-    /// It was armed, but no copy was made: no live snapshot needed one, or the store had none to give.
+    /// It was armed, but no copy was made: no live snapshot needed one, or the store had none to
+    /// give.
     Soft,
     /// It was writable already.
     Already,
 }
 
-/// Most pages that `make_writable` claims and disarms at one time: an aligned block of them, which may be a
-/// huge page.
+/// Most pages that `make_writable` claims and disarms at one time: an aligned block of them, which
+/// may be a huge page.
 const BATCH: usize = 512;
 
 impl Core {
@@ -68,8 +70,8 @@ impl Core {
         let mut next = range.start();
         while next < end {
             let page = PageIndex::new(next);
-            // Claims are held outside the handler here: a signal handler that stores to a claimed page
-            // would wait for the thread that it interrupts.
+            // Claims are held outside the handler here: a signal handler that stores to a claimed
+            // page would wait for the thread that it interrupts.
             let _masked = sys::signal::Masked::new();
             self.gate.enter();
             let Some(dealt) = self.table.try_claim(page) else {

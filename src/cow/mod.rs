@@ -1,7 +1,7 @@
 //! Copy on write: the operations on an arena, one a file, and the [state] that they work on.
 //!
-//! - A first write: [fault], which deals with a [run] of neighbours, chosen by [evidence]; [wall] where
-//!   the kernel grants no more mappings.
+//! - A first write: [fault], which deals with a [run] of neighbours, chosen by [evidence]; [wall]
+//!   where the kernel grants no more mappings.
 //! - A snapshot: [supply] of frames, [prepare] (most is [armed](arm) ahead), [commit], [release].
 //! - Its bytes: [read].
 //! - Pages that stay open: [guard] (a range), [open] (all).

@@ -1,5 +1,5 @@
-//! The whole arena is made writable at once, on request, when no snapshot lives, so that there are no more
-//! faults and system calls may write to it.
+//! The whole arena is made writable at once, on request, when no snapshot lives, so that there are
+//! no more faults and system calls may write to it.
 
 use crate::cow::core::Core;
 use crate::error::{Error, Result};

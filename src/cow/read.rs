@@ -1,8 +1,8 @@
 //! Reading a frozen page: from its copy when it has one, else from live memory.
 //!
-//! Live memory is copied without a claim, so that readers never hold up writers, and what was copied
-//! counts only if the page word did not change meanwhile: who opens a page claims it first, and gives
-//! it a newer epoch before the claim ends.
+//! Live memory is copied without a claim, so that readers never hold up writers, and what was
+//! copied counts only if the page word did not change meanwhile: a thread that opens a page claims
+//! it first, and gives it a newer epoch before the claim ends.
 
 use crate::cow::core::Core;
 use crate::cow::state::ledger::Live;
@@ -21,8 +21,9 @@ enum Place {
 }
 
 impl Core {
-    /// Reads bytes of a page, from `offset` within it, as they were at the snapshot. Returns whether
-    /// they came from a copy. If not, they count once [`confirm`](Self::confirm) has said so.
+    /// Reads bytes of a page, from `offset` within it, as they were at the snapshot. Returns
+    /// whether they came from a copy. If not, they count once [`confirm`](Self::confirm) has said
+    /// so.
     pub fn read(
         &self,
         snapshot: &Live,
@@ -51,8 +52,8 @@ impl Core {
         }
     }
 
-    /// The frame that holds a page's bytes, pinned while the snapshot lives; `None` while the page is
-    /// unwritten and the bytes are in live memory only.
+    /// The frame that holds a page's bytes, pinned while the snapshot lives; `None` while the page
+    /// is unwritten and the bytes are in live memory only.
     pub fn saved_frame(&self, snapshot: &Live, page: PageIndex) -> Result<Option<Frame>> {
         match self.find(snapshot, page)? {
             Place::Copy(frame) => Ok(Some(frame)),
@@ -62,8 +63,8 @@ impl Core {
 
     /// Pages whose bytes differ, or may differ, between two live snapshots, ascending.
     ///
-    /// A page written between the two was saved while `older` was live and `newer` was not yet there:
-    /// the copy that serves `older` does not serve `newer`. Walks the copies, not the pages.
+    /// A page written between the two was saved while `older` was live and `newer` was not yet
+    /// there: the copy that serves `older` does not serve `newer`. Walks the copies, not the pages.
     pub fn changed_between(&self, older: &Live, newer: &Live) -> Result<Vec<PageIndex>> {
         let mut pages: Vec<PageIndex> = self
             .store
@@ -123,8 +124,9 @@ impl Core {
         self.engine.needs_confirming()
     }
 
-    /// Asks the engine whether the pages were protected until now. What was read from live memory before
-    /// is as good as that (invariant 8). A system call, so after several pages rather than after each.
+    /// Asks the engine whether the pages were protected until now. What was read from live memory
+    /// before is as good as that (invariant 8). A system call, so after several pages rather than
+    /// after each.
     pub fn confirm(&self) -> Result<()> {
         self.engine.check().map_err(|source| Error::Engine {
             engine: Engine::Userfaultfd,

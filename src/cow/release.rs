@@ -1,12 +1,13 @@
 //! A snapshot goes: its copies are handed to the older snapshots that need them, or freed.
 //!
 //! A copy is on the list of the newest live snapshot that it serves. When that one goes, the newest
-//! older one in the copy's interval inherits it, and the interval ends there; without one, no snapshot
-//! can ask for the copy any more and its frame is free. So dropping in any order frees exactly what no
-//! living snapshot needs (invariant 4), at the cost of the dropped snapshot's own list.
+//! older one in the copy's interval inherits it, and the interval ends there; without one, no
+//! snapshot can ask for the copy any more and its frame is free. So dropping in any order frees
+//! exactly what no living snapshot needs (invariant 4), at the cost of the dropped snapshot's own
+//! list.
 //!
-//! Three phases: the snapshot is *retired*, its copies are *bequeathed*, and the frames of those that
-//! nobody inherits are *recycled*.
+//! Three phases: the snapshot is *retired*, its copies are *bequeathed*, and the frames of those
+//! that nobody inherits are *recycled*.
 
 use crate::cow::core::Core;
 use crate::cow::state::ledger::Live;
@@ -47,8 +48,8 @@ impl Core {
         self.trim();
     }
 
-    /// Takes a snapshot off the live list, and its copies off its list: no more come. `None` when it is not
-    /// on it.
+    /// Takes a snapshot off the live list, and its copies off its list: no more come. `None` when
+    /// it is not on it.
     fn retire(&self, snapshot: &Live) -> Option<Retired> {
         let mut ledger = lock(&self.ledger);
         let live = ledger.live.iter();
@@ -75,8 +76,8 @@ impl Core {
         Some(Retired { copies, heirs })
     }
 
-    /// Hands each copy to the newest older snapshot that it serves. Returns the list of those that serve none,
-    /// which are off their pages' chains.
+    /// Hands each copy to the newest older snapshot that it serves. Returns the list of those that
+    /// serve none, which are off their pages' chains.
     fn bequeath(&self, retired: Retired) -> Option<Frame> {
         let Retired { mut copies, heirs } = retired;
         let mut inherited: Vec<Option<Inherited>> = vec![None; heirs.len()];

@@ -1,14 +1,16 @@
 //! A run: neighbouring pages that one thread has claimed, saves, and disarms by one call.
 //!
 //! The order is fixed:
-//! 1. each page that a live snapshot still needs is copied, and the copy published (invariants 1, 4);
-//!    where no frame is left, the loss is noted for the snapshots that need it instead (invariant 8);
+//! 1. each page that a live snapshot still needs is copied, and the copy published (invariants 1,
+//!    4); where no frame is left, the loss is noted for the snapshots that need it instead
+//!    (invariant 8);
 //! 2. one call disarms the whole run, every page of which is claimed (invariant 3);
 //! 3. the run is added to the dirty set;
 //! 4. the page words get the current epoch and the claims end.
 //!
-//! A run begins with the page at hand and grows over neighbours ([`crate::window`]). It only tries for their
-//! claims and ends at the first that another thread has, so that no thread waits while it holds a claim.
+//! A run begins with the page at hand and grows over neighbours ([`crate::window`]). It only tries
+//! for their claims and ends at the first that another thread has, so that no thread waits while it
+//! holds a claim.
 
 use std::ops::Range;
 
@@ -20,8 +22,8 @@ use crate::sync::{Ordering, fence};
 use crate::sys::{self, ProtectError};
 use crate::window;
 
-/// Neighbouring pages, all claimed by this thread and saved, to be disarmed by one call. Lives inside
-/// the gate.
+/// Neighbouring pages, all claimed by this thread and saved, to be disarmed by one call. Lives
+/// inside the gate.
 pub(super) struct Run<'a> {
     pub(super) core: &'a Core,
     /// The page that it began with.
@@ -68,7 +70,7 @@ impl<'a> Run<'a> {
         result
     }
 
-    /// Claims and saves a neighbour; `false` when somebody else has it.
+    /// Claims and saves a neighbour; `false` when another thread has it.
     fn take(&mut self, page: PageIndex) -> bool {
         let Some(dealt) = self.core.table.try_claim(page) else {
             return false;
@@ -77,7 +79,8 @@ impl<'a> Run<'a> {
         true
     }
 
-    /// Grows upwards up to page `end`; `false` when it ends before, at a page that another thread has.
+    /// Grows upwards up to page `end`; `false` when it ends before, at a page that another thread
+    /// has.
     pub fn grow_up(&mut self, end: usize) -> bool {
         while self.end < end {
             if !self.take(PageIndex::new(self.end)) {
@@ -115,8 +118,9 @@ impl<'a> Run<'a> {
         self.ahead(|run| run.grow_over(window));
     }
 
-    /// With no snapshot alive nothing is copied, and opening the neighbours is all but free: the more of
-    /// the arena was opened one fault at a time, the larger the block, so that faults soon end.
+    /// With no snapshot alive nothing is copied, and opening the neighbours is all but free: the
+    /// more of the arena was opened one fault at a time, the larger the block, so that faults soon
+    /// end.
     pub fn grow_while_nothing_is_saved(&mut self) {
         let core = self.core;
         if core.newest() != Epoch::ZERO {
@@ -134,7 +138,8 @@ impl<'a> Run<'a> {
     pub fn disarm(&self) -> bool {
         let core = self.core;
         let range = self.range();
-        // Pairs with the reader's fence: who reads a byte that is stored from here on sees the claims.
+        // Pairs with the reader's fence: a thread that reads a byte stored from here on sees the
+        // claims.
         fence(Ordering::Release);
         match core.engine.disarm(range) {
             Ok(()) => {}

@@ -1,28 +1,28 @@
-//! Supplying the store with frames: address space before a commit, resident frames ahead of the writers, and
-//! memory of free frames back to the system.
+//! Supplying the store with frames: address space before a commit, resident frames ahead of the
+//! writers, and memory of free frames back to the system.
 
 use crate::cow::core::Core;
 use crate::cow::state::ledger::Ledger;
 use crate::error::{Error, Result};
 use crate::sync::lock;
 
-/// Resident before the first snapshot, when nothing is known.
+/// Frames to make resident before the first snapshot, when nothing is known of the writers.
 const FEW_FRAMES: usize = 256;
-/// So few free frames are not worth giving back.
+/// Free frames that always stay resident: fewer are not worth a call.
 const KEPT_FRAMES: usize = 1024;
-/// How many frames are made ready at once, and at most one for so many pages of the arena. More are, beside
-/// arming ahead.
+/// Frames that a commit itself makes resident, and at most one for each `PAGES_PER_FRAME` pages of
+/// the arena. More are made resident while pages are armed ahead.
 const FIRST_PREFAULT: usize = 64;
 const PAGES_PER_FRAME: usize = 16;
 
-/// A thread that reads pages in order looks every so many whether writers need more frames, and
-/// readies some.
+/// Each time a thread has read this many pages in order, it checks whether resident frames run
+/// short, and makes `REFILL_FRAMES` more resident.
 #[cfg(not(loom))]
 const REFILL_EVERY: usize = 16;
 #[cfg(not(loom))]
 const REFILL_FRAMES: usize = 32;
 
-/// Pages that were read in order since frames were last readied.
+/// Counts the pages that one thread reads in order, and refills the store as it goes.
 #[cfg(not(loom))]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Refill {
@@ -44,8 +44,8 @@ impl Refill {
 }
 
 impl Core {
-    /// Gets ready what a commit needs and what it would take long to get: address space for the
-    /// copies, resident frames.
+    /// Reserves address space for the copies that writers may need after the next commit, and makes
+    /// a few frames resident. Both take too long for the commit itself.
     pub fn reserve_with(&self, ledger: &Ledger) -> Result<()> {
         // Twice the pages: as many may be saved before the gate is closed, and as many after.
         let frames = self.pages * 2;
@@ -55,8 +55,8 @@ impl Core {
                 if !self.mappings.is_split() || ledger.guard.is_some() {
                     return Err(error);
                 }
-                // Armed as a whole the arena's mappings become one again, and others can be made. Later
-                // writes there find that they need no copy.
+                // Armed as a whole the arena's mappings become one again, and others can be made.
+                // Later writes there find that they need no copy.
                 let _ = self.arm(|| self.all_dirty());
                 self.store.reserve(frames)
             })
@@ -69,23 +69,23 @@ impl Core {
         Ok(())
     }
 
-    /// As [`reserve_with`](Self::reserve_with), for a snapshot that is only being prepared.
+    /// As [`reserve_with`](Self::reserve_with), when a snapshot is only prepared.
     #[cfg(not(loom))]
     pub fn reserve(&self) -> Result<()> {
         self.reserve_with(&lock(&self.ledger))
     }
 
-    /// How many free frames are made resident for the time after the next commit. As many copies are
-    /// expected as were made since the last one; frames that hold copies now are expected to become free
-    /// for them. A few when nothing is known.
+    /// How many free frames are made resident for the time after the next commit. As many copies
+    /// are expected as were made since the last one; frames that hold copies now are expected to
+    /// become free for them. A few when nothing is known.
     pub fn frames_expected(&self) -> usize {
         let used = self.counters.saved_since_commit() as usize;
         let more = used.min(self.pages).saturating_sub(self.store.in_use());
         more.max((self.pages / 64).min(FEW_FRAMES))
     }
 
-    /// Free frames whose memory is kept: while snapshots live, as many as were used since the last commit,
-    /// or between the two before; an eighth of the arena at most when none lives.
+    /// Free frames whose memory is kept: while snapshots live, as many as were used since the last
+    /// commit, or between the two before; an eighth of the arena at most when none lives.
     pub fn frames_kept(&self, any_lives: bool) -> usize {
         let used = self.counters.saved_lately() as usize;
         let most = if any_lives {
@@ -96,8 +96,8 @@ impl Core {
         used.min(most).max(KEPT_FRAMES)
     }
 
-    /// Makes `count` free frames resident. Avoids `madvise` where writers change mappings, since both
-    /// need the kernel's lock of them.
+    /// Makes `count` free frames resident. Avoids `madvise` where writers change mappings, since
+    /// both need the kernel's lock of them.
     pub fn prefault(&self, count: usize) {
         let missing = count.saturating_sub(self.store.free_resident());
         let by_call = !self.engine.splits_mappings();
@@ -113,8 +113,8 @@ impl Core {
         self.store.prefault(count, by_call);
     }
 
-    /// Gives memory of free frames back to the system, but for those that are expected to be used. In
-    /// small steps, since a commit waits for the frames of one.
+    /// Gives memory of free frames back to the system, but for those that are expected to be used.
+    /// In small steps, since a commit waits for the frames of one.
     pub fn trim(&self) {
         self.trim_beyond(|any_lives| self.frames_kept(any_lives));
     }

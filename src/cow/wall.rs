@@ -1,9 +1,9 @@
-//! The mapping wall: the kernel grants a process only a limited number of mappings, and an engine that splits
-//! them comes near it when few pages beside each other are open.
+//! The mapping wall: the kernel grants a process only a limited number of mappings, and an engine
+//! that splits them comes near it when few pages beside each other are open.
 //!
-//! There are three ways on, each dearer than the one before: grow a run until it touches an open page, so
-//! that no mapping is split; have the engine [unfold](crate::sys::Protection::unfold); save and open the whole
-//! arena.
+//! There are three ways on, each dearer than the one before: grow a run until it touches an open
+//! page, so that no mapping is split; have the engine [unfold](crate::sys::Protection::unfold);
+//! save and open the whole arena.
 
 use crate::cow::core::Core;
 use crate::cow::run::Run;
@@ -18,8 +18,8 @@ const CANNOT_OPEN: &str =
 
 impl Run<'_> {
     /// Disarms the run. As the mappings run short it first grows to the nearest open page, within a
-    /// reach that widens; when the kernel refuses a further mapping, however far that is. `false` when
-    /// that did not help either: everything that was saved stays saved, and armed.
+    /// reach that widens; when the kernel refuses a further mapping, however far that is. `false`
+    /// when that did not help either: everything that was saved stays saved, and armed.
     pub fn disarm_near_the_wall(&mut self) -> bool {
         let core = self.core;
         let reach = if core.engine.splits_mappings() {
@@ -47,8 +47,8 @@ impl Run<'_> {
         self.grow_beside(open) && self.disarm()
     }
 
-    /// Grows until it touches the open page `open`, so that disarming it extends that page's mapping
-    /// instead of splitting one; `false` when somebody else has a page in between.
+    /// Grows until it touches the open page `open`, so that disarming it extends that page's
+    /// mapping instead of splitting one; `false` when somebody else has a page in between.
     fn grow_beside(&mut self, open: PageIndex) -> bool {
         self.ahead(|run| {
             if open < run.range().first() {
@@ -61,9 +61,10 @@ impl Run<'_> {
 }
 
 impl Core {
-    /// The last way out when the kernel grants no more mappings and none can be merged with: saves all
-    /// that is left and disarms the arena as a whole, which splits nothing. Returns `false` when the caller
-    /// has to start again: somebody else had the gate closed, or the engine found another way.
+    /// The last way out when the kernel grants no more mappings and none can be merged with: saves
+    /// all that is left and disarms the arena as a whole, which splits nothing. Returns `false`
+    /// when the caller has to start again: somebody else had the gate closed, or the engine found
+    /// another way.
     pub(super) fn open_everything(&self) -> bool {
         if !self.gate.try_close() {
             self.gate.wait_open();
@@ -103,7 +104,8 @@ impl Core {
     /// and no snapshot needs what is in live memory. When it fails some pages may be open: a commit
     /// arms them all, and faults on those that are not open disarm them.
     pub(super) fn disarm_everything(&self) -> std::result::Result<(), ProtectError> {
-        // As in `Run::disarm`: who reads a byte that is stored from here on sees the raised words.
+        // As in `Run::disarm`: a thread that reads a byte stored from here on
+        // sees the raised words.
         fence(Ordering::Release);
         let disarmed = self.engine.disarm(self.all_pages());
         self.dirty.add_everything();

@@ -1,9 +1,10 @@
-//! Runs of pages that one call opens: windows, blocks without a snapshot, growing beside an open page.
+//! Runs of pages that one call opens: windows, blocks without a snapshot, growing beside an open
+//! page.
 
 use super::*;
 
-/// Claims over a whole disarmed run: a fault deals with its neighbour, which another thread has claimed and is
-/// copying, or is about to.
+/// Claims over a whole disarmed run: a fault deals with its neighbour, which another thread has
+/// claimed and is copying, or is about to.
 #[test]
 fn window_and_copy_in_progress() {
     model(3, || {

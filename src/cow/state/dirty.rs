@@ -1,9 +1,10 @@
 //! The dirty set: which pages are open (writable), and so must be armed again by the next snapshot.
 //!
-//! A bit is set *after* the call that disarmed the page and before the claim on it is released; bits
-//! are cleared only while the gate is closed and drained. So under a claim, "in the set" means "open",
-//! and no late handler can leave an open page that the next commit does not know of. A protect call
-//! that failed half way leaves its pages in the set, and "open" in [`Doubt`](super::doubt::Doubt).
+//! A bit is set *after* the call that disarmed the page and before the claim on it is released;
+//! bits are cleared only while the gate is closed and drained. So under a claim, "in the set" means
+//! "open", and no late handler can leave an open page that the next commit does not know of. A
+//! protect call that failed half way leaves its pages in the set, and "open" in
+//! [`Doubt`](super::doubt::Doubt).
 //!
 //! Three levels of bits, so that neither taking a snapshot nor looking for the nearest open page
 //! walks what was never written: 16 TiB of 4 KiB pages has 16384 words in the uppermost.
@@ -41,7 +42,8 @@ const fn mask(from: usize, end: usize) -> u64 {
 
 pub(crate) struct DirtySet {
     pages: usize,
-    /// All pages from here on are open, whatever the bits say: never armed so far, or disarmed as a whole.
+    /// All pages from here on are open, whatever the bits say: never armed so far, or disarmed as a
+    /// whole.
     open_from: AtomicU32,
     /// The lowest has one bit a page; each other has one bit a word of the one below, set when that
     /// word has one set.
@@ -138,15 +140,15 @@ impl DirtySet {
         self.remove(PageRange::all(self.pages));
     }
 
-    /// A stretch that starts at an open page, the first one from `from` on, and has at most `pages` of
-    /// them (one at least) in at most `runs` runs; and how many pages and runs those are. `None` when no
-    /// page from there on is open. Only with the gate closed.
+    /// A stretch that starts at an open page, the first one from `from` on, and has at most `pages`
+    /// of them (one at least) in at most `runs` runs; and how many pages and runs those are. `None`
+    /// when no page from there on is open. A guess while pages are opened or armed.
     pub fn slice(&self, from: usize, pages: usize, runs: usize) -> Option<Slice> {
         self.slice_up_to(from, pages, runs, |end| end)
     }
 
     /// The same; a run of which not all fits in is cut at `cut`, which is given the first page that
-    /// does not fit, and may answer with a later one.
+    /// does not fit, and may answer with a later one. A guess as [`slice`](Self::slice).
     pub fn slice_up_to(
         &self,
         from: usize,
@@ -181,8 +183,8 @@ impl DirtySet {
         Some(slice)
     }
 
-    /// As [`slice_up_to`](Self::slice_up_to), without the pages `kept`, which stay open and between two
-    /// slices. Only with the gate closed and drained.
+    /// As [`slice_up_to`](Self::slice_up_to), without the pages `kept`, which stay open and between
+    /// two slices. Only with the gate closed and drained.
     pub fn slice_outside(
         &self,
         from: usize,
@@ -216,8 +218,8 @@ impl DirtySet {
         self.slice_up_to(beyond, pages, runs, cut)
     }
 
-    /// The first run of open pages in `pages`, and the further ones that are at most `close` pages from the one
-    /// before. Only with the gate closed.
+    /// The first run of open pages in `pages`, and the further ones that are at most `close` pages
+    /// from the one before. Only with the gate closed.
     pub fn run_from(&self, pages: Range<usize>, close: usize) -> Option<PageRange> {
         let end = pages.end;
         let first = self.next_open(pages.start, end)?;

@@ -1,8 +1,8 @@
 //! Whether a protect call failed half way.
 //!
-//! Such a call leaves its pages in the dirty set, so that no commit misses them, but some of them may be
-//! armed. While there is doubt, "in the dirty set" does not mean "open", and a fault on such a page disarms
-//! it. A commit that arms everything ends the doubt.
+//! Such a call leaves its pages in the dirty set, so that no commit misses them, but some of them
+//! may be armed. While there is doubt, "in the dirty set" does not mean "open", and a fault on such
+//! a page disarms it. A commit that arms everything ends the doubt.
 
 use crate::sync::{AtomicBool, Ordering};
 

@@ -8,15 +8,15 @@ use crate::sync::{Arc, AtomicBool};
 /// One live snapshot, as its handles and the ledger know it.
 pub(crate) struct Live {
     pub epoch: Epoch,
-    /// It lost a page to an exhausted store, or its engine before a fork. Losses since the last commit are not
-    /// here yet but in [`Losses`](super::losses::Losses).
+    /// It lost a page to an exhausted store, or its engine before a fork. Losses since the last
+    /// commit are not here yet but in [`Losses`](super::losses::Losses).
     pub failed: AtomicBool,
 }
 
 pub(crate) struct Entry {
     pub snapshot: Arc<Live>,
-    /// The copies that serve this snapshot and no newer one; for the newest live snapshot they are on
-    /// the list in [`crate::store::versions`] instead.
+    /// The copies that serve this snapshot and no newer one; for the newest live snapshot they are
+    /// on the list in [`crate::store::versions`] instead.
     pub saved: Option<Frame>,
 }
 

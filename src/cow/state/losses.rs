@@ -1,8 +1,8 @@
 //! Which live snapshots have lost a page since the last commit.
 //!
-//! A page that could not be copied is lost to all snapshots newer than what its word says, so one atomic
-//! minimum serves all of them, and the handler follows no pointers to snapshots. The next commit moves it
-//! into the snapshots' own flags.
+//! A page that could not be copied is lost to all snapshots newer than what its word says, so one
+//! atomic minimum serves all of them, and the handler follows no pointers to snapshots. The next
+//! commit moves it into the snapshots' own flags.
 
 use crate::cow::state::ledger::{Entry, Live};
 use crate::epoch::Epoch;
@@ -26,8 +26,8 @@ impl Losses {
         self.above.fetch_min(dealt.get(), Ordering::Release);
     }
 
-    /// Whether all snapshots that need a copy of a page that was dealt with up to `dealt` have lost one
-    /// already, so that it needs none.
+    /// Whether all snapshots that need a copy of a page that was dealt with up to `dealt` have lost
+    /// one already, so that it needs none.
     pub fn cover(&self, dealt: Epoch) -> bool {
         self.above.load(Ordering::Relaxed) <= dealt.get()
     }

@@ -1,8 +1,8 @@
 //! An estimate of the kernel mappings that an arena is made of.
 //!
 //! Each border between an armed and an open page is a border between two mappings. Exact while one
-//! thread writes; neighbours that are opened at the same moment are counted apart, which errs on the
-//! safe side and is put right by the next commit.
+//! thread writes; neighbours that are opened at the same moment are counted apart, which errs on
+//! the safe side and is put right by the next commit.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
