@@ -58,7 +58,7 @@ impl Core {
                 self.newest()
             ));
         }
-        // Invariant 1: whoever may not look at live memory has a copy, and only one.
+        // Invariant 1: a snapshot that may not look at live memory has a copy, and only one.
         for entry in &ledger.live {
             let epoch = entry.snapshot.epoch.get();
             let copies = copies.iter().filter(|meta| meta.serves(epoch)).count();

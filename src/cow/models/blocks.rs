@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// userfaultfd: the first stores to a block that was protected as a whole, by two threads. Who
-/// splits it last must not close the page that the other has opened: its store would be refused for
-/// ever.
+/// userfaultfd: the first stores to a block that was protected as a whole, by two threads. The
+/// one that splits it last must not close the page that the other has opened: its store would be
+/// refused for ever.
 #[test]
 fn two_writers_split_an_untouched_block() {
     model(3, || {

@@ -28,8 +28,8 @@ fn store_used_up_and_reader() {
     });
 }
 
-/// The store is used up while a snapshot is taken: who lost a page knows, who did not reads
-/// exactly.
+/// The store is used up while a snapshot is taken: a snapshot that lost a page says so, one that
+/// did not is exact.
 #[test]
 fn store_used_up_and_commit() {
     model(2, || {
