@@ -9,7 +9,7 @@ use crate::cow::commit::Live;
 use crate::cow::core::Core;
 use crate::epoch::Epoch;
 use crate::store::Frame;
-use crate::sync::{Ordering, lock};
+use crate::sync::lock;
 use crate::sys;
 
 /// Copies on their way to another snapshot's list.
@@ -62,21 +62,20 @@ impl Core {
         let mut freed = None;
         while let Some(frame) = list {
             let meta = self.store.meta(frame);
-            list = meta.listed.load(Ordering::Relaxed);
-            let after = Epoch::new(meta.after.load(Ordering::Relaxed));
+            list = meta.next_listed();
+            let after = meta.after();
             let heirs = older.partition_point(|epoch| *epoch <= after)..older.len();
             if let Some(heir) = heirs.last() {
-                meta.upto.store(older[heir].get(), Ordering::Release);
+                meta.end_at(older[heir]);
                 let chain = &mut inherited[heir];
-                meta.listed
-                    .store(chain.map(|chain| chain.first), Ordering::Relaxed);
+                meta.set_next_listed(chain.map(|chain| chain.first));
                 *chain = Some(Inherited {
                     first: frame,
                     last: chain.map_or(frame, |chain| chain.last),
                 });
             } else {
                 self.versions.unlink(&self.store, frame);
-                meta.listed.store(freed, Ordering::Relaxed);
+                meta.set_next_listed(freed);
                 freed = Some(frame);
             }
         }
@@ -126,10 +125,7 @@ impl Core {
                     .splice_saved(&self.store, chain.first, chain.last);
             } else {
                 let saved = &mut ledger.live[at].saved;
-                self.store
-                    .meta(chain.last)
-                    .listed
-                    .store(*saved, Ordering::Relaxed);
+                self.store.meta(chain.last).set_next_listed(*saved);
                 *saved = Some(chain.first);
             }
         }
@@ -140,10 +136,9 @@ impl Core {
         if list.is_none() {
             return;
         }
-        self.versions.readers.close();
-        self.versions.readers.open();
+        self.versions.wait_for_readers();
         while let Some(frame) = list {
-            list = self.store.meta(frame).listed.load(Ordering::Relaxed);
+            list = self.store.meta(frame).next_listed();
             self.store.put(frame);
         }
     }

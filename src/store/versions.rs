@@ -13,7 +13,8 @@
 
 use crate::epoch::Epoch;
 use crate::page::PageIndex;
-use crate::store::{Frame, Link, Store};
+use crate::store::frame::Link;
+use crate::store::{Frame, Store};
 use crate::sync::Ordering;
 use crate::sync::gate::Gate;
 use crate::sys::Zeroed;
@@ -21,7 +22,8 @@ use crate::sys::Zeroed;
 pub(crate) struct Versions {
     heads: Zeroed<Link>,
     saved: Link,
-    pub readers: Gate,
+    /// Readers of the chains are inside.
+    readers: Gate,
 }
 
 impl Versions {
@@ -60,6 +62,22 @@ impl Versions {
         };
         self.readers.leave();
         found
+    }
+
+    /// Keeps readers off the chains, and waits for those that are there. Around a fork.
+    pub fn close_to_readers(&self) {
+        self.readers.close();
+    }
+
+    /// Lets readers in again.
+    pub fn open_to_readers(&self) {
+        self.readers.open();
+    }
+
+    /// Waits until no reader looks at copies that were [unlinked](Self::unlink) before the call.
+    pub fn wait_for_readers(&self) {
+        self.readers.close();
+        self.readers.open();
     }
 
     /// The newest live snapshot's list, replaced by another. Only with the arena's gate closed.
