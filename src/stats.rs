@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::page::PageSize;
+
 /// What an arena's snapshots have cost so far.
 ///
 /// Counters are exact and only grow, unless said otherwise. Each is exact by itself; while writers run,
@@ -164,6 +166,19 @@ impl Default for Counters {
     }
 }
 
+/// The figures of [`Stats`] that are kept elsewhere.
+pub(crate) struct Elsewhere {
+    pub page_size: PageSize,
+    pub live_snapshots: usize,
+    pub frames_in_use: usize,
+    pub frames_in_use_peak: usize,
+    pub frames_resident: usize,
+    pub vma_peak: u64,
+    pub protect_calls: u64,
+    pub drains: u64,
+    pub foreign_faults: u64,
+}
+
 fn add(counter: &AtomicU64, by: u64) {
     if by != 0 {
         counter.fetch_add(by, Ordering::Relaxed);
@@ -251,19 +266,39 @@ impl Counters {
             .max(self.saved_before.load(Ordering::Relaxed))
     }
 
-    /// The counters that are kept here; `page` is the page size in bytes.
-    pub fn read(&self, page: u64) -> Stats {
+    /// All figures. A field of either struct that is forgotten here is an error of the compiler.
+    pub fn stats(&self, elsewhere: Elsewhere) -> Stats {
+        let Elsewhere {
+            page_size,
+            live_snapshots,
+            frames_in_use,
+            frames_in_use_peak,
+            frames_resident,
+            vma_peak,
+            protect_calls,
+            drains,
+            foreign_faults,
+        } = elsewhere;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let bytes = |pages: u64| pages * page_size.bytes() as u64;
         Stats {
             faults: get(&self.faults),
             spurious_faults: get(&self.spurious_faults),
             soft_faults: get(&self.soft_faults),
             pages_saved: get(&self.pages_saved),
-            bytes_saved: get(&self.pages_saved) * page,
+            bytes_saved: bytes(get(&self.pages_saved)),
             pages_saved_ahead: get(&self.pages_saved_ahead),
+            foreign_faults,
+            protect_calls,
             snapshots: get(&self.snapshots),
+            live_snapshots: live_snapshots as u64,
+            store_bytes: bytes(frames_in_use as u64),
+            store_bytes_peak: bytes(frames_in_use_peak as u64),
+            store_resident_bytes: bytes(frames_resident as u64),
+            vma_peak,
             wall_exits: get(&self.wall_exits),
             reader_retries: get(&self.reader_retries),
+            drains,
             last_pause: Duration::from_nanos(get(&self.last_pause_ns)),
             last_arm: Duration::from_nanos(get(&self.last_arm_ns)),
             last_passes: get(&self.last_passes),
@@ -271,7 +306,6 @@ impl Counters {
             save_latency: Histogram {
                 counts: std::array::from_fn(|bucket| get(&self.save_latency[bucket])),
             },
-            ..Stats::default()
         }
     }
 }
@@ -286,7 +320,17 @@ mod tests {
         for nanoseconds in [0, 1, 1023, 1024, u64::MAX] {
             counters.saved_fault(nanoseconds);
         }
-        let stats = counters.read(4096);
+        let stats = counters.stats(Elsewhere {
+            page_size: PageSize::host(),
+            live_snapshots: 0,
+            frames_in_use: 0,
+            frames_in_use_peak: 0,
+            frames_resident: 0,
+            vma_peak: 0,
+            protect_calls: 0,
+            drains: 0,
+            foreign_faults: 0,
+        });
         let buckets: Vec<_> = stats.save_latency.buckets().collect();
         assert_eq!(
             buckets,
