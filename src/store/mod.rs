@@ -19,7 +19,7 @@
 //!
 //! | state | what holds | resident |
 //! |---|---|---|
-//! | fresh | not taken since there was no copy; an index from `fresh` on | below the index `resident` |
+//! | fresh | not taken since there was no copy: index `fresh` or above | below index `resident` |
 //! | ready | free again, on the stack `ready` | yes |
 //! | empty | free, on the stack `empty`; its memory was given back | no |
 //! | aside | free, but nobody can take it; in an [`Aside`](free::Aside) | changes |
