@@ -9,7 +9,7 @@ use crate::options::{Engine, Window};
 /// prelude.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// Why a call failed. Live memory is never lost by it: every store lands, and later ones do.
+/// Why a call failed. Live memory is never lost by it: stores land as before.
 ///
 /// [`StoreExhausted`](Self::StoreExhausted) and [`Engine`](Self::Engine) say that a snapshot can no
 /// longer be read. Every other variant leaves all snapshots as they were.

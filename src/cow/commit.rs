@@ -146,7 +146,7 @@ impl Core {
             self.set_newest(epoch);
             self.half_armed.store(false, Ordering::Relaxed);
             self.mappings.reset();
-            self.density.next_interval();
+            self.density.next_period();
         }
         self.gate.open();
         let pause = sys::clock::since(closing);
@@ -219,7 +219,7 @@ impl Core {
     /// Compares some more copies with the arena, those of these numbers; from number 0 on it is anew.
     pub fn compare_copies(&self, numbers: Range<usize>) {
         if numbers.start == 0 && !numbers.is_empty() {
-            self.density.compare_anew();
+            self.density.forget_comparisons();
         }
         for number in numbers {
             self.compare_a_copy(number as u64 + 1);

@@ -104,8 +104,8 @@ impl FrameMeta {
     /// Whether this copy is what the snapshot of `epoch` reads.
     #[inline]
     pub fn serves(&self, epoch: u64) -> bool {
-        // Looks at `upto` twice: a thread that walks all frames may meet one that is being recycled,
-        // and must not put an answer together from its two lives.
+        // Looks at `upto` twice: a thread that walks all frames may meet one that is being
+        // recycled, and must not put an answer together from its two lives.
         let serves = |upto: u64, after: u64| after < epoch && epoch <= upto;
         let upto = self.upto.load(Ordering::Acquire);
         let after = self.after.load(Ordering::Acquire);

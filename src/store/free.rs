@@ -1,9 +1,9 @@
 //! Free frames: which of them is taken next, and which of them are resident.
 //!
 //! Frames are made resident, or their memory is given back, while they are set *aside*, a few at a
-//! time: nobody can take them then. So that no writer finds none because of that, as many free frames
-//! as the arena has pages are left, and a commit waits until none is aside. Setting aside and waiting
-//! are ordered by the ledger's lock; the slow part, a system call, needs no lock.
+//! time: nobody can take them then. So that no writer finds none because of that, as many free
+//! frames as the arena has pages are left, and a commit waits until none is aside. Setting aside
+//! and waiting are ordered by the ledger's lock; the slow part, a system call, needs no lock.
 
 use std::ops::Range;
 
@@ -31,8 +31,8 @@ pub(crate) struct Aside {
 
 /// A lock-free stack of free frames, linked through `FrameMeta::older`.
 pub(super) struct FreeStack {
-    /// `{changes: 32, top: 32}`. The count of changes tells apart a frame that stayed on top from one
-    /// that went and came back.
+    /// `{changes: 32, top: 32}`. The count of changes tells apart a frame that stayed on top from
+    /// one that went and came back.
     head: AtomicU64,
     len: AtomicU32,
 }
@@ -151,8 +151,8 @@ impl Store {
 
 /// Making free frames resident, and giving their memory back. Never in the handler.
 impl Store {
-    /// Makes fresh frames resident until about `count` free ones are. Takes none of them, so a writer
-    /// finds them all. Returns at once while another thread does the same. `by_call`: see
+    /// Makes fresh frames resident until about `count` free ones are. Takes none of them, so a
+    /// writer finds them all. Returns at once while another thread does the same. `by_call`: see
     /// [`Memory::populate`](crate::sys::Memory::populate).
     pub fn prefault(&self, count: usize, by_call: bool) {
         if self.prefaulting.swap(true, Ordering::Acquire) {
@@ -211,8 +211,8 @@ impl Store {
         })
     }
 
-    /// When no copy is left: makes all frames fresh again, and sets the last resident ones aside, of
-    /// those beyond `keep`. While no snapshot lives, under the ledger's lock.
+    /// When no copy is left: makes all frames fresh again, and sets the last resident ones aside,
+    /// of those beyond `keep`. While no snapshot lives, under the ledger's lock.
     pub fn set_aside_unused(&self, keep: usize) -> Option<Aside> {
         // Acquire: pairs with `put`.
         if self.in_use.load(Ordering::Acquire) > 0 || self.aside.load(Ordering::Acquire) > 0 {
@@ -304,7 +304,8 @@ impl Store {
         self.fresh.load(Ordering::Relaxed) > 0 && self.free_resident() < REFILL_BELOW
     }
 
-    /// For checks while nobody is at work: whether each frame that was ever taken is in use or free.
+    /// For checks while nobody is at work: whether each frame that was ever taken is in use or
+    /// free.
     #[cfg(not(loom))]
     pub fn is_complete(&self) -> bool {
         let known = self.in_use() + self.ready.len() as usize + self.empty.len() as usize;

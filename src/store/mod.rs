@@ -25,18 +25,18 @@
 //! | aside | free, but nobody can take it; in an [`Aside`](free::Aside) | changes |
 //! | in use | holds a copy, on the chain of its page ([`versions`]) | yes |
 //!
-//! [`Store::take`] runs in the handler. It takes a resident frame if there is one, and costs one atomic
-//! exchange: a ready one, else a fresh one that is resident, else an empty one, else the next fresh
-//! one. The kernel zeroes the page of a frame that is not resident while it is filled, which doubles
-//! what a copy costs; so fresh frames are made resident ([`Store::prefault`]) before a snapshot is
-//! taken, and by threads that read one in order.
+//! [`Store::take`] runs in the handler. It takes a resident frame if there is one, and costs one
+//! atomic exchange: a ready one, else a fresh one that is resident, else an empty one, else the
+//! next fresh one. The kernel zeroes the page of a frame that is not resident while it is filled,
+//! which doubles what a copy costs; so fresh frames are made resident ([`Store::prefault`]) before
+//! a snapshot is taken, and by threads that read one in order.
 //!
-//! When no copy is left all frames become fresh again ([`Store::set_aside_unused`]); only the last of
-//! the resident ones go aside for that, so that their memory is given back.
+//! When no copy is left, all frames become fresh again ([`Store::set_aside_unused`]). The last of
+//! the resident ones go aside, have their memory given back, and are fresh again too.
 //!
-//! Address space for frames is reserved before each commit. A page is saved at most once between two
-//! commits, so as many free frames as the arena has pages suffice for all writers. With a limit there
-//! may be fewer, and `take` may return `None`.
+//! Address space for frames is reserved before each commit. A page is saved at most once between
+//! two commits, so as many free frames as the arena has pages suffice for all writers. With a limit
+//! there may be fewer, and `take` may return `None`.
 
 mod frame;
 mod free;
@@ -103,7 +103,7 @@ impl Store {
     /// Takes a frame, or `None` when the limit leaves none. Async-signal-safe.
     pub fn take(&self) -> Option<Frame> {
         let frame = self.take_any().or_else(|| {
-            // A free frame may have gone from a stack that was not looked at yet to one that was.
+            // A frame may have moved from a stack that was not yet looked at to one that was.
             (0..RETRIES)
                 .take_while(|_| self.free() > self.aside.load(Ordering::Relaxed) as usize)
                 .find_map(|_| self.take_any())
@@ -123,8 +123,8 @@ impl Store {
         self.in_use.fetch_sub(1, Ordering::Release);
     }
 
-    /// Copies a page that the caller has claimed, or that nobody can disarm, into a frame of the
-    /// caller's. Async-signal-safe.
+    /// Copies a page into a frame that the caller took. The caller has claimed the page, or nobody
+    /// can disarm it. Async-signal-safe.
     pub fn fill(&self, frame: Frame, arena: &Memory, page: PageIndex) {
         let (segment, slot) = self.segments.locate(frame);
         let page_size = self.segments.page_size();

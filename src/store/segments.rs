@@ -65,8 +65,8 @@ impl Segments {
         self.reserved.load(order)
     }
 
-    /// Adds segments until at least `wanted` frames, or as many as the limit allows, are reserved. One
-    /// caller at a time.
+    /// Adds segments until at least `wanted` frames, or as many as the limit allows, are reserved.
+    /// One caller at a time.
     pub fn reserve(&self, wanted: u32) -> io::Result<()> {
         let wanted = wanted.min(self.limit);
         let mut reserved = self.reserved.load(Ordering::Relaxed);
