@@ -439,9 +439,7 @@ impl Snapshotter {
 }
 
 fn stats_of(registered: &Registered) -> Stats {
-    let mut stats = registered.core().stats();
-    stats.foreign_faults = sys::signal::forwarded();
-    stats
+    registered.core().stats(sys::signal::forwarded())
 }
 
 /// The bytes that a range means in an arena of `len` bytes.

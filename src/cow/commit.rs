@@ -74,7 +74,7 @@ impl Core {
             self.set_newest(epoch);
             self.doubt.settle();
             self.mappings.reset();
-            self.density.next_interval();
+            self.density.next_period();
         }
         self.gate.open();
         let pause = sys::clock::since(closing);

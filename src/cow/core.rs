@@ -17,7 +17,7 @@ use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::options::{Options, Window};
 use crate::page::{PageRange, PageSize};
-use crate::stats::{Counters, Stats};
+use crate::stats::{Counters, Elsewhere, Stats};
 use crate::store::Store;
 use crate::store::versions::Versions;
 use crate::sync::gate::Gate;
@@ -157,17 +157,19 @@ impl Core {
         }
     }
 
-    pub fn stats(&self) -> Stats {
-        let page = self.page_size.bytes() as u64;
-        let live = lock(&self.ledger).live.len() as u64;
-        let mut stats = self.counters.read(page);
-        stats.live_snapshots = live;
-        stats.store_bytes = self.store.in_use() as u64 * page;
-        stats.store_bytes_peak = self.store.in_use_peak() as u64 * page;
-        stats.store_resident_bytes = self.store.resident() as u64 * page;
-        stats.vma_peak = self.mappings.peak() + self.engine.most_borders();
-        stats.protect_calls = self.engine.calls();
-        stats.drains = self.gate.drains();
-        stats
+    /// `foreign_faults` is counted for the whole process.
+    pub fn stats(&self, foreign_faults: u64) -> Stats {
+        let live_snapshots = lock(&self.ledger).live.len();
+        self.counters.stats(Elsewhere {
+            page_size: self.page_size,
+            live_snapshots,
+            frames_in_use: self.store.in_use(),
+            frames_in_use_peak: self.store.in_use_peak(),
+            frames_resident: self.store.resident(),
+            vma_peak: self.mappings.peak() + self.engine.most_borders(),
+            protect_calls: self.engine.calls(),
+            drains: self.gate.drains(),
+            foreign_faults,
+        })
     }
 }

@@ -59,7 +59,7 @@ impl Core {
         }
     }
 
-    /// How many copies to compare before this round ends: before the snapshot goes that they were
+    /// How many copies to compare before this period ends: before the snapshot goes that they were
     /// made for, or another is taken.
     pub fn copies_to_compare(&self) -> usize {
         const MOST: usize = 1024;
@@ -72,7 +72,7 @@ impl Core {
     /// Compares copies with the arena, those of these numbers. Number 0 begins a new sample.
     pub fn compare_copies(&self, numbers: Range<usize>) {
         if numbers.start == 0 && !numbers.is_empty() {
-            self.density.compare_anew();
+            self.density.forget_comparisons();
         }
         for number in numbers {
             self.compare_a_copy(number as u64 + 1);

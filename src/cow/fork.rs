@@ -31,7 +31,7 @@ impl<'a> Still<'a> {
         // readers' gates first: a reader may be interrupted by a signal handler that stores to an
         // arena.
         for arena in &arenas {
-            arena.core.versions.readers.close();
+            arena.core.versions.close_to_readers();
         }
         for arena in &arenas {
             arena.core.gate.close();
@@ -54,7 +54,7 @@ impl Drop for Still<'_> {
     fn drop(&mut self) {
         for arena in &self.arenas {
             arena.core.gate.open();
-            arena.core.versions.readers.open();
+            arena.core.versions.open_to_readers();
         }
     }
 }

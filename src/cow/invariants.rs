@@ -7,7 +7,7 @@ use crate::cow::core::Core;
 use crate::cow::state::ledger::Ledger;
 use crate::page::PageIndex;
 use crate::store::FrameMeta;
-use crate::sync::{Ordering, lock};
+use crate::sync::lock;
 
 impl Core {
     /// `Err` names the first thing that does not agree. Walks all pages.
@@ -96,7 +96,7 @@ impl Core {
         let mut used = 0;
         for frame in self.store.frames() {
             let meta = self.store.meta(frame);
-            if meta.upto.load(Ordering::Relaxed) == 0 {
+            if !meta.is_in_use() {
                 continue;
             }
             used += 1;

@@ -13,7 +13,7 @@ use crate::cow::core::Core;
 use crate::cow::state::ledger::Live;
 use crate::epoch::Epoch;
 use crate::store::Frame;
-use crate::sync::{Ordering, lock};
+use crate::sync::lock;
 use crate::sys;
 
 /// A snapshot that is off the live list.
@@ -84,21 +84,20 @@ impl Core {
         let mut unneeded = None;
         while let Some(frame) = copies {
             let meta = self.store.meta(frame);
-            copies = meta.listed.load(Ordering::Relaxed);
-            let after = Epoch::new(meta.after.load(Ordering::Relaxed));
+            copies = meta.next_listed();
+            let after = meta.after();
             let served = heirs.partition_point(|epoch| *epoch <= after)..heirs.len();
             if let Some(heir) = served.last() {
-                meta.upto.store(heirs[heir].get(), Ordering::Release);
+                meta.end_at(heirs[heir]);
                 let chain = &mut inherited[heir];
-                meta.listed
-                    .store(chain.map(|chain| chain.first), Ordering::Relaxed);
+                meta.set_next_listed(chain.map(|chain| chain.first));
                 *chain = Some(Inherited {
                     first: frame,
                     last: chain.map_or(frame, |chain| chain.last),
                 });
             } else {
                 self.versions.unlink(&self.store, frame);
-                meta.listed.store(unneeded, Ordering::Relaxed);
+                meta.set_next_listed(unneeded);
                 unneeded = Some(frame);
             }
         }
@@ -121,10 +120,7 @@ impl Core {
                     .splice_saved(&self.store, chain.first, chain.last);
             } else {
                 let saved = &mut ledger.live[at].saved;
-                self.store
-                    .meta(chain.last)
-                    .listed
-                    .store(*saved, Ordering::Relaxed);
+                self.store.meta(chain.last).set_next_listed(*saved);
                 *saved = Some(chain.first);
             }
         }
@@ -135,10 +131,9 @@ impl Core {
         if list.is_none() {
             return;
         }
-        self.versions.readers.close();
-        self.versions.readers.open();
+        self.versions.wait_for_readers();
         while let Some(frame) = list {
-            list = self.store.meta(frame).listed.load(Ordering::Relaxed);
+            list = self.store.meta(frame).next_listed();
             self.store.put(frame);
         }
     }
