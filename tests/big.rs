@@ -78,7 +78,7 @@ fn three_pages_touched(engine: Engine, len: usize, most_tables: usize) {
 
 #[test]
 fn sixty_four_gigabytes_with_three_pages_touched() {
-    let ended = in_child("sixty_four_gigabytes_with_three_pages_touched", |engine| {
+    let ended = in_child(|engine| {
         three_pages_touched(engine, 64 << 30, 2 << 20);
     });
     ended.expect_finished();
@@ -89,13 +89,10 @@ fn sixty_four_gigabytes_with_three_pages_touched() {
 /// tables for each of the three.
 #[test]
 fn as_many_pages_as_possible_with_three_of_them_touched() {
-    let ended = in_child(
-        "as_many_pages_as_possible_with_three_of_them_touched",
-        |engine| {
-            let most = (u32::MAX as usize - 1) * page_size();
-            three_pages_touched(engine, most.min((16 << 40) - 2 * 4096), 20 << 20);
-        },
-    );
+    let ended = in_child(|engine| {
+        let most = (u32::MAX as usize - 1) * page_size();
+        three_pages_touched(engine, most.min((16 << 40) - 2 * 4096), 20 << 20);
+    });
     ended.expect_finished();
 }
 
@@ -103,7 +100,7 @@ fn as_many_pages_as_possible_with_three_of_them_touched() {
 /// part, which would take page tables: each preparation begins with a small slice.
 #[test]
 fn sixty_four_gigabytes_in_small_slices() {
-    let ended = in_child("sixty_four_gigabytes_in_small_slices", |engine| {
+    let ended = in_child(|engine| {
         const LEN: usize = 64 << 30;
         let grown = Grown::since_now();
         let mut arena = page_by_page(engine).build(LEN).unwrap();
@@ -129,7 +126,7 @@ fn neither_copies_nor_tables_become_huge_pages() {
     if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
         return;
     }
-    let ended = in_child("neither_copies_nor_tables_become_huge_pages", |engine| {
+    let ended = in_child(|engine| {
         const PAGES: usize = 1 << 16;
         let before = without_huge_pages();
         let arena = on(engine).build(PAGES * page_size()).unwrap();

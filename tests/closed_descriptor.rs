@@ -17,8 +17,8 @@ use pagecow::{Arena, Engine, Error, Snapshot};
 const PAGES: usize = 2048;
 const TOUCHED: usize = 8;
 
-fn on_userfaultfd(test: &str, scenario: impl FnOnce(Engine)) -> Ended {
-    in_child_on(&[Engine::Userfaultfd], test, scenario)
+fn on_userfaultfd(scenario: impl FnOnce(Engine)) -> Ended {
+    in_child_on(&[Engine::Userfaultfd], scenario)
 }
 
 /// The first pages are touched, the others are not.
@@ -67,38 +67,35 @@ fn expect_lost(snapshot: &Snapshot) {
 
 #[test]
 fn reads_fail_whether_or_not_a_snapshot_is_asked_for() {
-    let ended = on_userfaultfd(
-        "reads_fail_whether_or_not_a_snapshot_is_asked_for",
-        |engine| {
-            for asked in [false, true] {
-                let (mut arena, bytes) = half_touched(engine);
-                let snapshot = arena.snapshot().unwrap();
-                let mut reader = snapshot.reader();
-                let mut begin = vec![0; 100];
-                reader.read_exact(&mut begin).unwrap();
-                assert!(begin == bytes[..100]);
-                close_descriptors();
-                arena[..TOUCHED * page_size()].fill(9);
-                if asked {
-                    assert!(is_lost(arena.snapshot()));
-                    assert!(!snapshot.is_exact());
-                }
-                // What was read ahead is right; the rest is refused.
-                let mut rest = Vec::new();
-                assert!(reader.read_to_end(&mut rest).is_err());
-                assert!(rest == bytes[100..][..rest.len()]);
-                expect_lost(&snapshot);
-                assert!(is_lost(arena.snapshot()) && is_lost(arena.prepare()));
+    let ended = on_userfaultfd(|engine| {
+        for asked in [false, true] {
+            let (mut arena, bytes) = half_touched(engine);
+            let snapshot = arena.snapshot().unwrap();
+            let mut reader = snapshot.reader();
+            let mut begin = vec![0; 100];
+            reader.read_exact(&mut begin).unwrap();
+            assert!(begin == bytes[..100]);
+            close_descriptors();
+            arena[..TOUCHED * page_size()].fill(9);
+            if asked {
+                assert!(is_lost(arena.snapshot()));
+                assert!(!snapshot.is_exact());
             }
-        },
-    );
+            // What was read ahead is right; the rest is refused.
+            let mut rest = Vec::new();
+            assert!(reader.read_to_end(&mut rest).is_err());
+            assert!(rest == bytes[100..][..rest.len()]);
+            expect_lost(&snapshot);
+            assert!(is_lost(arena.snapshot()) && is_lost(arena.prepare()));
+        }
+    });
     ended.expect_finished();
 }
 
 /// They are protected by the mapping, which the descriptor's end leaves as it was.
 #[test]
 fn stores_to_untouched_blocks_go_on() {
-    let ended = on_userfaultfd("stores_to_untouched_blocks_go_on", |engine| {
+    let ended = on_userfaultfd(|engine| {
         let (mut arena, _) = half_touched(engine);
         let snapshot = arena.snapshot().unwrap();
         close_descriptors();
@@ -116,7 +113,7 @@ fn stores_to_untouched_blocks_go_on() {
 /// The number is another arena's by then, or some file's.
 #[test]
 fn a_number_that_is_used_again_is_left_alone() {
-    let ended = on_userfaultfd("a_number_that_is_used_again_is_left_alone", |engine| {
+    let ended = on_userfaultfd(|engine| {
         let (mut lost, _) = half_touched(engine);
         let snapshot = lost.snapshot().unwrap();
         let numbers = close_descriptors();
@@ -143,7 +140,7 @@ fn a_number_that_is_used_again_is_left_alone() {
 /// The child goes on with mprotect, and what its parent lost stays lost.
 #[test]
 fn a_fork_afterwards() {
-    let ended = on_userfaultfd("a_fork_afterwards", |engine| {
+    let ended = on_userfaultfd(|engine| {
         let (mut arena, _) = half_touched(engine);
         let snapshot = arena.snapshot().unwrap();
         close_descriptors();

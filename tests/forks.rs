@@ -94,7 +94,7 @@ fn keep_taking_snapshots(snapshotter: &Snapshotter, stop: &AtomicBool) -> usize 
 
 #[test]
 fn with_a_writer_and_a_snapshotting_thread() {
-    let ended = in_child("with_a_writer_and_a_snapshotting_thread", |engine| {
+    let ended = in_child(|engine| {
         let before = without_trail(pattern(PAGES));
         let mut arena = on(engine).build(before.len()).unwrap();
         arena.copy_from_slice(&before);
@@ -145,7 +145,7 @@ fn without_trail(mut bytes: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn with_a_guard_of_the_forking_thread() {
-    let ended = in_child("with_a_guard_of_the_forking_thread", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = patterned(on(engine), 8);
         let snapshot = arena.snapshot().unwrap();
         let snapshotter = arena.snapshotter();
@@ -180,7 +180,7 @@ fn with_a_guard_of_the_forking_thread() {
 
 #[test]
 fn with_a_guard_of_another_thread() {
-    let ended = in_child("with_a_guard_of_another_thread", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = patterned(on(engine), 8);
         let snapshot = arena.snapshot().unwrap();
         let snapshotter = arena.snapshotter();
@@ -231,7 +231,7 @@ fn with_a_guard_of_another_thread() {
 /// Arenas and snapshots that come and go in other threads at the fork.
 #[test]
 fn with_arenas_that_come_and_go() {
-    let ended = in_child("with_arenas_that_come_and_go", |engine| {
+    let ended = in_child(|engine| {
         static STOP: AtomicBool = AtomicBool::new(false);
         let threads: Vec<_> = (0..2)
             .map(|_| {
@@ -269,7 +269,7 @@ fn with_arenas_that_come_and_go() {
 /// What the parent has left behind for arenas that come must not be used by the child's.
 #[test]
 fn arenas_made_after_the_fork() {
-    let ended = in_child("arenas_made_after_the_fork", |engine| {
+    let ended = in_child(|engine| {
         let live = || {
             let (mut arena, before) = patterned(on(engine), PAGES);
             let snapshot = arena.snapshot().unwrap();

@@ -41,7 +41,7 @@ fn keep_taking(snapshotter: &Snapshotter, stop: &AtomicBool, mut look: impl FnMu
 /// Threads that fault on the same pages, and so wait for each other, and for snapshots.
 #[test]
 fn errno_is_kept() {
-    let ended = in_child("errno_is_kept", |engine| {
+    let ended = in_child(|engine| {
         const ROUNDS: usize = 200;
         let (mut arena, _) = patterned(on(engine), 16);
         let snapshotter = arena.snapshotter();
@@ -146,7 +146,7 @@ mod small_stack {
 
     #[test]
     fn is_large_enough() {
-        let ended = in_child("small_stack::is_large_enough", |engine| {
+        let ended = in_child(|engine| {
             let (mut arena, before) = patterned(on(engine), 64);
             let page = page_size();
             let snapshot = arena.snapshot().unwrap();
@@ -228,7 +228,7 @@ mod nested {
 
     #[test]
     fn stores_in_handler_and_code() {
-        let ended = in_child("nested::stores_in_handler_and_code", |engine| {
+        let ended = in_child(|engine| {
             const SIGNALS: u64 = 300;
             const SNAPSHOTS: u64 = 200;
             let mut arena = on(engine).build(PAGES as usize * page_size()).unwrap();
@@ -267,37 +267,34 @@ mod nested {
     /// The same with guards, which hold pages outside the handler.
     #[test]
     fn stores_in_a_handler_and_guards_in_the_code() {
-        let ended = in_child(
-            "nested::stores_in_a_handler_and_guards_in_the_code",
-            |engine| {
-                const ROUNDS: usize = 500;
-                let mut arena = on(engine).build(PAGES as usize * page_size()).unwrap();
-                let snapshotter = arena.snapshotter();
-                on_signals(store, arena.as_mut_ptr().cast());
-                let stop = AtomicBool::new(false);
-                let taken = AtomicU64::new(0);
-                // SAFETY: no arguments.
-                let main = unsafe { libc::pthread_self() };
-                thread::scope(|scope| {
-                    scope.spawn(|| {
-                        keep_taking(&snapshotter, &stop, |bytes| {
-                            Trail::steps_in(bytes, BY_HANDLER);
-                            taken.fetch_add(1, Relaxed);
-                        });
+        let ended = in_child(|engine| {
+            const ROUNDS: usize = 500;
+            let mut arena = on(engine).build(PAGES as usize * page_size()).unwrap();
+            let snapshotter = arena.snapshotter();
+            on_signals(store, arena.as_mut_ptr().cast());
+            let stop = AtomicBool::new(false);
+            let taken = AtomicU64::new(0);
+            // SAFETY: no arguments.
+            let main = unsafe { libc::pthread_self() };
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    keep_taking(&snapshotter, &stop, |bytes| {
+                        Trail::steps_in(bytes, BY_HANDLER);
+                        taken.fetch_add(1, Relaxed);
                     });
-                    scope.spawn(|| keep_signalling(main, &stop));
-                    let mut round = 0;
-                    while round < ROUNDS || taken.load(Relaxed) < 100 || NEXT.load(Relaxed) < 100 {
-                        round += 1;
-                        drop(arena.writable(..).unwrap());
-                        drop(snapshotter.snapshot().unwrap());
-                    }
-                    stop.store(true, Relaxed);
                 });
-                assert_eq!(Trail::steps_in(&arena, BY_HANDLER), NEXT.load(Relaxed) - 1);
-                arena.check_invariants().unwrap();
-            },
-        );
+                scope.spawn(|| keep_signalling(main, &stop));
+                let mut round = 0;
+                while round < ROUNDS || taken.load(Relaxed) < 100 || NEXT.load(Relaxed) < 100 {
+                    round += 1;
+                    drop(arena.writable(..).unwrap());
+                    drop(snapshotter.snapshot().unwrap());
+                }
+                stop.store(true, Relaxed);
+            });
+            assert_eq!(Trail::steps_in(&arena, BY_HANDLER), NEXT.load(Relaxed) - 1);
+            arena.check_invariants().unwrap();
+        });
         ended.expect_finished();
     }
 
@@ -315,7 +312,7 @@ mod nested {
     /// The same in a process that forks, in the thread that does and in one that reads a snapshot.
     #[test]
     fn stores_in_a_handler_around_forks() {
-        let ended = in_child("nested::stores_in_a_handler_around_forks", |engine| {
+        let ended = in_child(|engine| {
             const FORKS: usize = 300;
             let mut arena = on(engine).build(PAGES as usize * page_size()).unwrap();
             let snapshotter = arena.snapshotter();
@@ -369,7 +366,7 @@ mod nested {
 /// More arenas than the handler's first table holds, that come and go while others are written.
 #[test]
 fn arenas_come_and_go_while_others_fault() {
-    let ended = in_child("arenas_come_and_go_while_others_fault", |engine| {
+    let ended = in_child(|engine| {
         const ROUNDS: u8 = 20;
         const AT_ONCE: usize = 32;
         let (mut steady, _) = patterned(on(engine), 32);
@@ -450,7 +447,7 @@ extern "C" fn twice(signal: i32, info: *mut libc::siginfo_t, context: *mut libc:
 /// that finds its page opened by another one each time makes progress all the same.
 #[test]
 fn a_page_that_others_open_first_every_time() {
-    let ended = in_child("a_page_that_others_open_first_every_time", |engine| {
+    let ended = in_child(|engine| {
         /// More often than the handler takes for a store that fails for ever.
         const OFTEN: u64 = 1000;
         let (mut arena, before) = patterned(page_by_page(engine), 600);

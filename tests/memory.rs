@@ -44,7 +44,7 @@ fn rolling(arena: &mut Arena, mut newest: Snapshot, times: usize) -> Snapshot {
 /// A copy of each page that was written, and nothing ahead for pages that have copies.
 #[test]
 fn a_second_snapshot_after_everything_was_written() {
-    let ended = in_child("a_second_snapshot_after_everything_was_written", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = filled(engine);
         let first = arena.snapshot().unwrap();
         write_everything(&mut arena, 2);
@@ -64,7 +64,7 @@ fn a_second_snapshot_after_everything_was_written() {
 /// Snapshot after snapshot, with one alive at any time.
 #[test]
 fn memory_shrinks_while_snapshots_live() {
-    let ended = in_child("memory_shrinks_while_snapshots_live", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = filled(engine);
         let first = arena.snapshot().unwrap();
         write_everything(&mut arena, 2);
@@ -85,7 +85,7 @@ fn memory_shrinks_while_snapshots_live() {
 
 #[test]
 fn a_snapshot_that_is_given_up_leaves_nothing() {
-    let ended = in_child("a_snapshot_that_is_given_up_leaves_nothing", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = filled(engine);
         let first = arena.snapshot().unwrap();
         write_everything(&mut arena, 2);

@@ -184,8 +184,8 @@ fn check(model: &Model, half_armed: bool) {
 
 /// Lives a life for each call of this kind and each way to refuse it, in which that call is refused. What went wrong is said
 /// at the end.
-fn refuse_each(test: &str, engines: &[Engine], call: Call, refusals: &[Refusal]) {
-    let ended = in_child_on(engines, test, |engine| {
+fn refuse_each(engines: &[Engine], call: Call, refusals: &[Refusal]) {
+    let ended = in_child_on(engines, |engine| {
         let mut failures = Vec::new();
         for &refusal in refusals {
             for nth in 1.. {
@@ -220,7 +220,7 @@ fn refuse_each(test: &str, engines: &[Engine], call: Call, refusals: &[Refusal])
 
 #[test]
 fn calls_of_the_library_come_here() {
-    let ended = in_child_on(&ALL, "calls_of_the_library_come_here", |engine| {
+    let ended = in_child_on(&ALL, |engine| {
         live(on(engine), false);
         let by_any = [
             Call::Mprotect,
@@ -251,97 +251,77 @@ fn calls_of_the_library_come_here() {
 #[test]
 fn mprotect() {
     let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM)];
-    refuse_each("mprotect", &ALL, Call::Mprotect, &refusals);
+    refuse_each(&ALL, Call::Mprotect, &refusals);
 }
 
 #[test]
 fn protecting_pages() {
     let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM), AtOnce(EAGAIN)];
-    refuse_each("protecting_pages", &USERFAULTFD, Call::Protect, &refusals);
+    refuse_each(&USERFAULTFD, Call::Protect, &refusals);
 }
 
 #[test]
 fn unprotecting_pages() {
     let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM), AtOnce(EAGAIN)];
-    refuse_each(
-        "unprotecting_pages",
-        &USERFAULTFD,
-        Call::Unprotect,
-        &refusals,
-    );
+    refuse_each(&USERFAULTFD, Call::Unprotect, &refusals);
 }
 
 #[test]
 fn userfaultfd() {
     let refusals = [AtOnce(ENOMEM), AtOnce(EPERM)];
-    refuse_each("userfaultfd", &USERFAULTFD, Call::Userfaultfd, &refusals);
+    refuse_each(&USERFAULTFD, Call::Userfaultfd, &refusals);
 }
 
 #[test]
 fn agreeing_on_the_interface() {
     let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
-    refuse_each(
-        "agreeing_on_the_interface",
-        &USERFAULTFD,
-        Call::Api,
-        &refusals,
-    );
+    refuse_each(&USERFAULTFD, Call::Api, &refusals);
 }
 
 #[test]
 fn registering_memory() {
     let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
-    refuse_each(
-        "registering_memory",
-        &USERFAULTFD,
-        Call::Register,
-        &refusals,
-    );
+    refuse_each(&USERFAULTFD, Call::Register, &refusals);
 }
 
 #[test]
 fn asking_for_the_descriptor() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each(
-        "asking_for_the_descriptor",
-        &USERFAULTFD,
-        Call::Fstat,
-        &refusals,
-    );
+    refuse_each(&USERFAULTFD, Call::Fstat, &refusals);
 }
 
 #[test]
 fn madvise() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("madvise", &ALL, Call::Madvise, &refusals);
+    refuse_each(&ALL, Call::Madvise, &refusals);
 }
 
 #[test]
 fn mincore() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("mincore", &ALL, Call::Mincore, &refusals);
+    refuse_each(&ALL, Call::Mincore, &refusals);
 }
 
 #[test]
 fn scanning_the_page_map() {
     let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
-    refuse_each("scanning_the_page_map", &ALL, Call::Scan, &refusals);
+    refuse_each(&ALL, Call::Scan, &refusals);
 }
 
 #[test]
 fn mmap() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("mmap", &ALL, Call::Mmap, &refusals);
+    refuse_each(&ALL, Call::Mmap, &refusals);
 }
 
 #[test]
 fn munmap() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("munmap", &ALL, Call::Munmap, &refusals);
+    refuse_each(&ALL, Call::Munmap, &refusals);
 }
 
 #[test]
 fn open() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("open", &ALL, Call::Open, &refusals);
+    refuse_each(&ALL, Call::Open, &refusals);
 }

@@ -141,7 +141,7 @@ fn a_step_under_a_guard_of_the_same_thread_is_refused() {
 /// The rest is armed beside the guard, also where nothing was ever armed.
 #[test]
 fn steps_leave_out_the_pages_of_a_guard() {
-    let ended = in_child("steps_leave_out_the_pages_of_a_guard", |engine| {
+    let ended = in_child(|engine| {
         let page = page_size();
         for armed_before in [false, true] {
             for guarded in [0..1, 700..705, PAGES - 1..PAGES] {
@@ -183,35 +183,31 @@ fn steps_leave_out_the_pages_of_a_guard() {
 /// One guard after the other, on one page, while snapshots are taken.
 #[test]
 fn a_stream_of_guards_leaves_little_for_the_commit() {
-    let ended = in_child(
-        "a_stream_of_guards_leaves_little_for_the_commit",
-        |engine| {
-            let mut arena = filled(engine, 1);
-            let snapshotter = arena.snapshotter();
-            let taker = std::thread::spawn(move || {
-                let mut pending = snapshotter.prepare().unwrap();
-                while !pending.is_ready() && !pending.is_stalled() {
-                    pending.step(Duration::MAX).unwrap();
-                }
-                let left = pending.left();
-                (left, pending.commit().unwrap())
-            });
-            while !taker.is_finished() {
-                arena.writable(5..6).unwrap()[0] ^= 1;
+    let ended = in_child(|engine| {
+        let mut arena = filled(engine, 1);
+        let snapshotter = arena.snapshotter();
+        let taker = std::thread::spawn(move || {
+            let mut pending = snapshotter.prepare().unwrap();
+            while !pending.is_ready() && !pending.is_stalled() {
+                pending.step(Duration::MAX).unwrap();
             }
-            let (left, snapshot) = taker.join().unwrap();
-            assert!(left.pages <= 512, "{left:?}");
-            drop(snapshot);
-            arena.check_invariants().unwrap();
-        },
-    );
+            let left = pending.left();
+            (left, pending.commit().unwrap())
+        });
+        while !taker.is_finished() {
+            arena.writable(5..6).unwrap()[0] ^= 1;
+        }
+        let (left, snapshot) = taker.join().unwrap();
+        assert!(left.pages <= 512, "{left:?}");
+        drop(snapshot);
+        arena.check_invariants().unwrap();
+    });
     ended.expect_finished();
 }
 
 #[test]
 fn a_step_waits_for_a_guard_over_everything_as_long_as_it_may() {
-    let test = "a_step_waits_for_a_guard_over_everything_as_long_as_it_may";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         let mut arena = filled(engine, 1);
         let snapshotter = arena.snapshotter();
         let part = arena.writable(..).unwrap();

@@ -328,7 +328,7 @@ fn huge_pages_change_no_counts() {
 /// Arenas with windows that few should ask for work.
 #[test]
 fn extreme_windows() {
-    let ended = in_child("extreme_windows", |engine| {
+    let ended = in_child(|engine| {
         for max_pages in [1, usize::MAX] {
             for max_ratio in [1.0, f64::MAX, f64::INFINITY] {
                 let window = Window::Adaptive {
@@ -354,8 +354,7 @@ fn extreme_windows() {
 
 #[test]
 fn an_arena_that_never_had_a_snapshot_costs_nothing_but_its_pages() {
-    let test = "an_arena_that_never_had_a_snapshot_costs_nothing_but_its_pages";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         forbid_huge_pages();
         // What the first arena of a process sets up.
         on(engine).build(1).unwrap().snapshot().unwrap();
@@ -370,8 +369,7 @@ fn an_arena_that_never_had_a_snapshot_costs_nothing_but_its_pages() {
 
 #[test]
 fn bookkeeping_is_half_a_percent_of_the_arena_at_most() {
-    let test = "bookkeeping_is_half_a_percent_of_the_arena_at_most";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         const LEN: usize = 256 << 20;
         forbid_huge_pages();
         let pages = LEN / page_size();
