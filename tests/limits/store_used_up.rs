@@ -1,13 +1,11 @@
 //! The store's limit is reached: writers go on, and no snapshot ever hands out wrong bytes.
 
-mod common;
-
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-use common::mappings::address_space;
-use common::{expect_bytes, in_child, on, page_by_page, page_size, patterned};
+use crate::common::mappings::address_space;
+use crate::common::{expect_bytes, in_child, on, page_by_page, page_size, patterned};
 use pagecow::{Arena, ArenaBuilder, Error, Snapshot};
 
 fn limited(builder: ArenaBuilder, pages: usize, frames: usize) -> (Arena, Vec<u8>) {

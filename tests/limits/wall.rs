@@ -1,12 +1,8 @@
 //! The mapping wall (`vm.max_map_count`): writes go on, and snapshots stay exact.
 
-mod common;
-
-use common::mappings::{self, Mapping};
-use common::signals;
-use common::{
-    Ended, expect_bytes, for_each_engine, in_child_on, page_by_page, page_size, patterned,
-};
+use crate::common::mappings::{self, Mapping};
+use crate::common::signals;
+use crate::common::{Ended, expect_bytes, in_child_on, page_by_page, page_size, patterned};
 use pagecow::{Arena, ArenaBuilder, Engine, Snapshot, Stats};
 
 const LEN: usize = 64 << 20;
@@ -329,10 +325,7 @@ fn mappings_of(arena: &Arena) -> u64 {
 /// userfaultfd protects blocks that were never touched by their mappings, and those count too.
 #[test]
 fn mappings_of_untouched_blocks() {
-    for_each_engine(|engine| {
-        if engine == Engine::Mprotect {
-            return;
-        }
+    let ended = in_child_on(&[Engine::Userfaultfd], |engine| {
         const BLOCKS: usize = 64;
         let block = page_size() * page_size() / 8;
         let mut arena = page_by_page(engine).build(BLOCKS * block).unwrap();
@@ -350,4 +343,5 @@ fn mappings_of_untouched_blocks() {
         assert_eq!(arena.stats().vma_peak, BLOCKS as u64 + guards);
         drop(snapshot);
     });
+    ended.expect_finished();
 }

@@ -1,11 +1,9 @@
 //! Arenas far beyond what is resident.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::mappings::{page_tables, resident, without_huge_pages};
-use common::{in_child, on, page_by_page, page_size};
+use crate::common::mappings::{page_tables, resident, without_huge_pages};
+use crate::common::{in_child, on, page_by_page, page_size};
 use pagecow::Engine;
 
 /// Resident memory and memory of page tables, and by how much they have grown.

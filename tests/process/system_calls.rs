@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code, reason = "read(2) into memory that may be armed")]
 
-mod common;
-
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, Write};
 use std::os::fd::AsRawFd;
@@ -11,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use common::{
+use crate::common::{
     Trail, bytes_of, expect_bytes, in_child, on, page_by_page, page_size, pattern, patterned,
 };
 use pagecow::{Arena, Error};

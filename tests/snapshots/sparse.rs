@@ -2,13 +2,11 @@
 
 #![allow(unsafe_code, reason = "ends the first thread of a process alone")]
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom};
 
-use common::mappings::{forbid_huge_pages, page_tables, resident};
-use common::{
+use crate::common::mappings::{forbid_huge_pages, page_tables, resident};
+use crate::common::{
     Forked, end_of_fork, expect_child_ended_well, for_each_engine, fork, in_child, on,
     page_by_page, page_size,
 };

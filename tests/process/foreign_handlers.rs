@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code, reason = "signal handlers, and the faults for them")]
 
-mod common;
-
 use std::fs::File;
 use std::hint::black_box;
 use std::os::fd::AsRawFd;
@@ -11,9 +9,9 @@ use std::sync::atomic::{
     AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 
-use common::mappings::{Mapping, is_writable};
-use common::signals::{self, Handler};
-use common::{expect_bytes, in_child, on, page_size, patterned};
+use crate::common::mappings::{Mapping, is_writable};
+use crate::common::signals::{self, Handler};
+use crate::common::{expect_bytes, in_child, on, page_size, patterned};
 use pagecow::Engine;
 
 /// What a handler saw of one signal.

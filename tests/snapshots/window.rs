@@ -1,11 +1,9 @@
 //! How many neighbours a fault saves along with its page, and what that costs.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::mappings::{forbid_huge_pages, resident};
-use common::{expect_bytes, for_each_engine, in_child, on, page_size, patterned};
+use crate::common::mappings::{forbid_huge_pages, resident};
+use crate::common::{expect_bytes, for_each_engine, in_child, on, page_size, patterned};
 use pagecow::{Arena, Snapshot, Stats, Window};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;

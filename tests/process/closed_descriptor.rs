@@ -2,12 +2,10 @@
 
 #![allow(unsafe_code, reason = "closes a descriptor that is not its own")]
 
-mod common;
-
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use common::{
+use crate::common::{
     Ended, Forked, end_of_fork, expect_bytes, expect_child_ended_well, fork, in_child_on, on,
     page_size, patterned,
 };

@@ -1,10 +1,8 @@
 //! Guards that were leaked end with what they kept, and no thread is the worse for it.
 
-mod common;
-
 use std::mem::forget;
 
-use common::{expect_bytes, in_child, on, page_size, patterned};
+use crate::common::{expect_bytes, in_child, on, page_size, patterned};
 use pagecow::Error;
 
 const PAGES: usize = 8;

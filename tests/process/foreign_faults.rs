@@ -2,14 +2,12 @@
 
 #![allow(unsafe_code, reason = "makes the faults")]
 
-mod common;
-
 use std::hint::black_box;
 use std::ptr;
 
-use common::mappings::Mapping;
-use common::signals;
-use common::{in_child, on, page_size, patterned};
+use crate::common::mappings::Mapping;
+use crate::common::signals;
+use crate::common::{in_child, on, page_size, patterned};
 use pagecow::{Arena, Engine, Snapshot};
 
 fn armed(engine: Engine) -> (Arena, Snapshot) {

@@ -7,9 +7,9 @@
     reason = "stands in for the C library's system call functions"
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
 
-#[path = "refused_calls/calls.rs"]
 mod calls;
 
 use Refusal::{AtOnce, HalfWay};

@@ -2,15 +2,13 @@
 
 #![allow(unsafe_code, reason = "writers that outlive the borrow of their arena")]
 
-mod common;
-
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use common::{
-    Forked, Trail, end_of_fork, expect_bytes, expect_child_ended_well, fork, in_child, on,
-    page_size, pattern, patterned,
+use crate::common::{
+    Forked, Trail, bytes_of, end_of_fork, expect_bytes, expect_child_ended_well, fork, in_child,
+    on, page_size, pattern, patterned,
 };
 use pagecow::{Arena, Engine, Error, Snapshot, Snapshotter};
 
@@ -82,7 +80,7 @@ fn keep_taking_snapshots(snapshotter: &Snapshotter, stop: &AtomicBool) -> usize 
     let mut kept = Vec::new();
     while !stop.load(Relaxed) {
         let snapshot = snapshotter.snapshot().unwrap();
-        Trail::steps_in(&common::bytes_of(&snapshot), WRITTEN);
+        Trail::steps_in(&bytes_of(&snapshot), WRITTEN);
         kept.push(snapshot);
         taken += 1;
         if kept.len() == 3 {

@@ -1,9 +1,7 @@
 //! What README says of memory, as the system counts it.
 
-mod common;
-
-use common::mappings::{forbid_huge_pages, resident};
-use common::{in_child, page_by_page, page_size};
+use crate::common::mappings::{forbid_huge_pages, resident};
+use crate::common::{expect_bytes, in_child, page_by_page, page_size};
 use pagecow::{Arena, Engine, Snapshot};
 
 const LEN: usize = 64 << 20;
@@ -74,7 +72,7 @@ fn memory_shrinks_while_snapshots_live() {
         // What was given back is good for copies again.
         let frozen = arena.to_vec();
         write_everything(&mut arena, 3);
-        common::expect_bytes(&newest, &frozen[..]);
+        expect_bytes(&newest, &frozen[..]);
         let newest = rolling(&mut arena, newest, 1);
         drop(newest);
         expect_beyond_the_arena(&arena, before + LEN, LEN / 8);

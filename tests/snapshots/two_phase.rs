@@ -1,10 +1,8 @@
 //! Prepare, step, commit.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{expect_bytes, for_each_engine, in_child, page_by_page, page_size};
+use crate::common::{expect_bytes, for_each_engine, in_child, page_by_page, page_size};
 use pagecow::{Arena, Engine, Error, Pending};
 
 const PAGES: usize = 4096;

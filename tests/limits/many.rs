@@ -2,10 +2,8 @@
 
 #![allow(unsafe_code, reason = "the limit of descriptors is a system call")]
 
-mod common;
-
-use common::mappings::{self, forbid_huge_pages, resident};
-use common::{expect_bytes, in_child, in_child_on, on, page_size};
+use crate::common::mappings::{self, forbid_huge_pages, resident};
+use crate::common::{expect_bytes, in_child, in_child_on, on, page_size};
 use pagecow::{Arena, Engine, Error, Snapshot};
 
 const LEN: usize = 64 << 10;

@@ -2,11 +2,9 @@
 
 #![allow(unsafe_code, reason = "closes a file descriptor that is not its own")]
 
-mod common;
-
-use common::mappings::is_writable;
-use common::signals;
-use common::{expect_bytes, in_child, in_child_on, on, patterned};
+use crate::common::mappings::is_writable;
+use crate::common::signals;
+use crate::common::{expect_bytes, in_child, in_child_on, on, patterned};
 use pagecow::{Arena, Engine, Error};
 
 extern "C" fn theirs(_: i32) {}
