@@ -1,5 +1,5 @@
-//! Processes of their own, with an alarm that ends those that hang: for tests of what a whole process
-//! shares.
+//! Processes for tests of what a whole process shares, each with an alarm that ends it when it
+//! hangs.
 
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -161,8 +161,8 @@ pub enum Forked {
 }
 
 pub fn fork() -> Forked {
-    // SAFETY: the C library lets the child of a threaded process allocate; locks of std that another
-    // thread may have held are not used by the children here, unless they fail.
+    // SAFETY: the C library lets the child of a threaded process allocate. Another thread may have
+    // held locks of std, which the children here use only when they fail.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
         0 => {
@@ -195,8 +195,8 @@ fn wait_for(child: libc::pid_t) -> ExitStatus {
     ExitStatus::from_raw(status)
 }
 
-/// How `life` ends in a forked child: with the code that it returns, unless it panics or is killed. For
-/// scenarios of many lives: the caller's alarm begins again.
+/// How `life` ends in a forked child: with the code that it returns, unless it panics or is killed.
+/// For scenarios of many lives: the caller's alarm begins again.
 pub fn end_of_forked(life: impl FnOnce() -> i32) -> ExitStatus {
     // A child that hangs is ended by its own.
     clear_alarm();

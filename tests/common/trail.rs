@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::page_size;
 
-/// Stores the numbers 1, 2, 3, ... to one word of each page, page after page, again and again: of such
-/// stores a snapshot must hold the first so many, and none beyond.
+/// Stores the numbers 1, 2, 3, ... to one word of each page, page after page, again and again. A
+/// snapshot must hold all stores up to some number, and none after it.
 pub struct Trail<'a> {
     words: &'a [AtomicU64],
     /// Which word of each page.
@@ -30,7 +30,7 @@ impl<'a> Trail<'a> {
         self.next += 1;
     }
 
-    /// How many steps `bytes` hold; panics when they are not the first so many.
+    /// How many steps `bytes` hold. Panics when they lack one of the steps before the last.
     #[track_caller]
     pub fn steps_in(bytes: &[u8], word: usize) -> u64 {
         let found: Vec<u64> = bytes

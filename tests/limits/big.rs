@@ -29,7 +29,8 @@ impl Grown {
     }
 }
 
-/// Five snapshots, with three pages written after each. Page tables may grow by so many bytes.
+/// Five snapshots, with three pages written after each. Page tables may grow by `most_tables`
+/// bytes.
 fn three_pages_touched(engine: Engine, len: usize, most_tables: usize) {
     const MOST: usize = 8 << 20;
     let grown = Grown::since_now();
@@ -94,8 +95,8 @@ fn as_many_pages_as_possible_with_three_of_them_touched() {
     ended.expect_finished();
 }
 
-/// However small the slices are that a snapshot is armed in, untouched blocks are not armed in
-/// part, which would take page tables: each preparation begins with a small slice.
+/// Untouched blocks are armed as a whole, however small the slices are: arming a part would take
+/// page tables. Each preparation begins with a small slice.
 #[test]
 fn sixty_four_gigabytes_in_small_slices() {
     let ended = in_child(|engine| {
@@ -117,8 +118,8 @@ fn sixty_four_gigabytes_in_small_slices() {
     ended.expect_finished();
 }
 
-/// Where the system makes huge pages unasked, a first touch in the handler would have 2 MiB zeroed, and what is
-/// written here and there would take that much each time.
+/// Where the system makes huge pages unasked, a first touch in the handler would have 2 MiB zeroed,
+/// and each scattered write would take as much memory.
 #[test]
 fn neither_copies_nor_tables_become_huge_pages() {
     if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
@@ -134,7 +135,7 @@ fn neither_copies_nor_tables_become_huge_pages() {
         let store = without_huge_pages() - before - tables;
         let wanted = PAGES * (page_size() + 32);
         assert!(store >= wanted, "only {store} bytes of the store");
-        // What the arena itself is made of is as the system and its user want.
+        // The arena's own memory is as the system and its user want.
         assert!(store + tables < 3 * wanted);
     });
     ended.expect_finished();

@@ -1,4 +1,4 @@
-//! Thousands of small arenas in one process: what each of them takes of what a process has little of.
+//! Thousands of small arenas in one process: what each takes of what a process has little of.
 
 #![allow(unsafe_code, reason = "the limit of descriptors is a system call")]
 

@@ -140,7 +140,7 @@ fn with_no_mapping_left_and_no_open_page() {
 
         result.unwrap();
         assert!(bytes == before);
-        // The kernel refused a call inside the handler, which is none of the program's business.
+        // The kernel refused a call inside the handler. The program does not notice.
         assert_eq!(errno, 77);
         assert_eq!((at_the_wall.faults, at_the_wall.wall_exits), (1, 1));
         assert_eq!(at_the_wall.pages_saved, PAGES as u64);
@@ -212,7 +212,7 @@ fn expect_two_writings(arena: &Arena, first: &Snapshot, second: &Snapshot) {
     }
 }
 
-/// Nobody else uses mappings.
+/// Nothing else uses mappings.
 #[test]
 fn an_arena_that_would_use_all_mappings_by_itself() {
     let ended = on_mprotect(|builder| {
@@ -278,7 +278,7 @@ fn userfaultfd_with_few_mappings_left() {
     ended.expect_finished();
 }
 
-/// Blocks that were never touched are protected by their mapping, which has to be split by the first store.
+/// The mapping protects blocks that were never touched. The first store has to split it.
 #[test]
 fn userfaultfd_with_no_mapping_left_for_an_untouched_block() {
     const LEN: usize = 32 << 20;
@@ -322,7 +322,7 @@ fn mappings_of(arena: &Arena) -> u64 {
     regions.count() as u64
 }
 
-/// userfaultfd protects blocks that were never touched by their mappings, and those count too.
+/// With userfaultfd, mappings protect the blocks that were never touched, and these mappings count.
 #[test]
 fn mappings_of_untouched_blocks() {
     let ended = in_child_on(&[Engine::Userfaultfd], |engine| {

@@ -1,4 +1,4 @@
-//! Somebody closes the descriptor that userfaultfd protects by: no snapshot hands out what was written since.
+//! The program closes userfaultfd's descriptor: no snapshot hands out what was written since.
 
 #![allow(unsafe_code, reason = "closes a descriptor that is not its own")]
 
@@ -42,7 +42,7 @@ fn close_descriptors() -> Vec<i32> {
         .collect();
     assert!(!numbers.is_empty());
     for number in &numbers {
-        // SAFETY: what a program does that closes all that it does not know.
+        // SAFETY: a program that closes all descriptors that it does not know does the same.
         drop(unsafe { OwnedFd::from_raw_fd(*number) });
     }
     numbers

@@ -1,4 +1,5 @@
-//! A SIGSEGV or SIGBUS handler that was there before pagecow's gets what is not pagecow's, as if it were alone.
+//! A SIGSEGV or SIGBUS handler that was there before pagecow's gets the signals that are not
+//! pagecow's, as if it were alone.
 
 #![allow(unsafe_code, reason = "signal handlers, and the faults for them")]
 
@@ -25,7 +26,7 @@ static CALLS: AtomicU32 = AtomicU32::new(0);
 
 /// The page that the handlers make writable.
 static PAGE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-/// The file that it is of, which is as long as it is writable; -1 for a page without one.
+/// The page's file, which has a page while that is writable and none otherwise; -1 without a file.
 static FILE: AtomicI32 = AtomicI32::new(-1);
 
 /// A store to the page raises `signal` until a handler makes it writable.

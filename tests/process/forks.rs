@@ -1,4 +1,5 @@
-//! fork(2) in a process with armed arenas: parent and child each have memory and snapshots of their own.
+//! fork(2) in a process with armed arenas: parent and child each have memory and snapshots of their
+//! own.
 
 #![allow(unsafe_code, reason = "writers that outlive the borrow of their arena")]
 
@@ -23,7 +24,7 @@ fn words(arena: &Arena) -> &'static [AtomicU64] {
     unsafe { std::slice::from_raw_parts(arena.as_ptr().cast(), arena.len() / 8) }
 }
 
-/// All of what the memory holds now, while nobody writes.
+/// All of what the memory holds now, while no thread writes.
 fn contents(words: &[AtomicU64]) -> Vec<u8> {
     words
         .iter()
@@ -74,7 +75,7 @@ fn live(engine: Engine, mut arena: Arena, inherited: Snapshot, before: &[u8]) {
     drop(arena);
 }
 
-/// Takes and drops snapshots, each of which must hold the writer's first so many stores.
+/// Takes and drops snapshots, each of which must hold the writer's stores up to some number.
 fn keep_taking_snapshots(snapshotter: &Snapshotter, stop: &AtomicBool) -> usize {
     let mut taken = 0;
     let mut kept = Vec::new();
@@ -264,7 +265,7 @@ fn with_arenas_that_come_and_go() {
     ended.expect_finished();
 }
 
-/// What the parent has left behind for arenas that come must not be used by the child's.
+/// What the parent keeps for later arenas is not used by the child's.
 #[test]
 fn arenas_made_after_the_fork() {
     let ended = in_child(|engine| {

@@ -157,8 +157,8 @@ extern "C" fn twice(signal: i32, info: *mut libc::siginfo_t, context: *mut libc:
     ours(signal, info, context);
 }
 
-/// While a snapshot is on its way for long, pages are armed again and again without a new epoch. A thread
-/// that finds its page opened by another one each time makes progress all the same.
+/// While a snapshot is on its way for long, pages are armed again and again without a new epoch. A
+/// thread makes progress also when others open its page first each time.
 #[test]
 fn a_page_that_others_open_first_every_time() {
     let ended = in_child(|engine| {
@@ -176,7 +176,8 @@ fn a_page_that_others_open_first_every_time() {
         let mut met = 0;
         let mut value = 0u8;
         while met < OFTEN {
-            // So much is open that a step arms some of it: the first page, if its slices get that far.
+            // Opens so much that the step arms something: the first page, if its slices get that
+            // far.
             drop(arena.writable(..).unwrap());
             pending.step(std::time::Duration::MAX).unwrap();
             value = value.wrapping_add(1);

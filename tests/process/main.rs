@@ -1,4 +1,5 @@
-//! What pagecow shares with the rest of a process: signals, faults, forks, descriptors, system calls.
+//! What pagecow shares with the rest of a process: signals, faults, forks, descriptors, system
+//! calls.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -67,7 +67,7 @@ fn a_masked_signal_is_noticed_before_anything_is_armed() {
     ended.expect_finished();
 }
 
-/// Whoever has SIGBUS for purposes of their own may keep it as long as no arena needs it.
+/// A program that uses SIGBUS itself may keep it as long as no arena needs it.
 #[test]
 fn other_signals_may_be_anybodys() {
     let ended = in_child(|engine| {

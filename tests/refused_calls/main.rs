@@ -1,6 +1,9 @@
-//! Each system call that the library makes is refused once, the first of its kind, the second, and so on, while an
-//! arena and its snapshots are compared with a model. A refusal may cost a snapshot that was being taken, which says
-//! so; it ends no process and changes no byte.
+//! Each system call that the library makes is refused once, the first of its kind, the second, and
+//! so on, while an arena and its snapshots are compared with a model. A refusal may cost the
+//! snapshot that was being taken, which says so. It ends no process and changes no byte.
+//!
+//! An executable of its own, since the functions in [`calls`] replace those of the C library in all
+//! of it.
 
 #![allow(
     unsafe_code,
@@ -25,8 +28,8 @@ const REFUSED: i32 = 0;
 const NOT_REACHED: i32 = 44;
 
 const USERFAULTFD: [Engine; 1] = [Engine::Userfaultfd];
-/// Blocks that the userfaultfd engine protects as a whole while none of their pages was touched: those covered by
-/// one table of page-table entries.
+/// Blocks that the userfaultfd engine protects as a whole while none of their pages was touched.
+/// One table of page-table entries covers one block.
 const BLOCKS: usize = 4;
 /// Failures that are told step by step.
 const TOLD: usize = 3;
@@ -36,7 +39,7 @@ fn block() -> usize {
     (page_size() / size_of::<u64>()).min(2048)
 }
 
-/// 250 places are a block, of which the first is touched before the first snapshot, the others are not.
+/// 250 places are a block. Only the first block is touched before the first snapshot.
 fn script() -> Vec<Step> {
     let write = |at, len, value| Step::Write { at, len, value };
     let touched_and_untouched_blocks = [
@@ -65,7 +68,8 @@ fn script() -> Vec<Step> {
         write(301, 9 * page_size(), 9),
         Step::Page { which: 1, index: 4 },
     ];
-    // More copies than are kept in memory when the last snapshot goes, and more pages than a commit arms by itself.
+    // More copies than stay in memory when the last snapshot goes, and more pages than a commit
+    // arms by itself.
     let most = BLOCKS * block() * page_size() * 5 / 8;
     let two_phases = [
         Step::WriteGuarded {
@@ -182,8 +186,8 @@ fn check(model: &Model, half_armed: bool) {
     }
 }
 
-/// Lives a life for each call of this kind and each way to refuse it, in which that call is refused. What went wrong is said
-/// at the end.
+/// Lives one life for each call of this kind and each way to refuse it, and refuses that call in
+/// it. Fails at the end, with a list of what went wrong.
 fn refuse_each(engines: &[Engine], call: Call, refusals: &[Refusal]) {
     let ended = in_child_on(engines, |engine| {
         let mut failures = Vec::new();

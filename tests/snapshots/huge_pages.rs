@@ -1,5 +1,5 @@
-//! Arenas in huge pages, which the kernel splits where pages of them are opened. Where the system has none the same is
-//! done with small ones.
+//! Arenas in huge pages, which the kernel splits where pages of them are opened. Where the system
+//! has no huge pages the tests run with small ones.
 
 use std::io::{self, Read};
 

@@ -1,5 +1,5 @@
-//! Random operations on an arena and its snapshots against plain vectors cloned at each snapshot, with
-//! everything that must hold checked after each step.
+//! Random operations on an arena and its snapshots against plain vectors that are cloned at each
+//! snapshot. After each step everything that must hold is checked.
 
 use crate::common::model::{Model, Step, config, engine, steps, window};
 use crate::common::{on, page_size};

@@ -12,7 +12,7 @@ use crate::common::{
 };
 use pagecow::{Arena, Error, Page, Snapshot};
 
-/// All frozen bytes, read in pieces of so many bytes.
+/// All frozen bytes, read in pieces of `piece` bytes.
 fn stream(snapshot: &Snapshot, piece: usize) -> Vec<u8> {
     let mut bytes = vec![0xee; snapshot.len()];
     let mut reader = snapshot.reader();
@@ -163,7 +163,7 @@ fn a_stream_of_sixteen_gigabytes_with_one_megabyte_in_use() {
     ended.expect_finished();
 }
 
-/// What one look told a reader stays true in the child of a fork, and in the parent; each looks at
+/// What a reader has looked up stays true in the child of a fork, and in the parent. Each looks at
 /// its own memory after that.
 #[test]
 fn readers_around_a_fork() {
@@ -272,7 +272,7 @@ fn with_the_first_thread_gone() {
                         assert!(snapshot.touched_pages().count() < 1024);
                     });
                 });
-                // SAFETY: ends this thread alone, whose stack nobody uses.
+                // SAFETY: ends this thread alone, whose stack no other thread uses.
                 unsafe { libc::syscall(libc::SYS_exit, 0) };
                 unreachable!();
             }
@@ -283,7 +283,7 @@ fn with_the_first_thread_gone() {
     ended.expect_finished();
 }
 
-/// Frames are made ready beside a stream, some at a time, and never for a single read.
+/// A stream makes frames ready, some at a time. A single read makes none ready.
 #[test]
 fn a_single_read_readies_no_frames() {
     let ended = in_child(|engine| {

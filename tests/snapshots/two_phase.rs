@@ -1,4 +1,4 @@
-//! Prepare, step, commit.
+//! Snapshots in two phases: prepare, step, commit.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ fn nothing_is_frozen_before_the_commit() {
         let stats = arena.stats();
         assert_eq!((stats.snapshots, stats.pages_saved), (0, 0));
         assert_eq!(stats.faults, stats.soft_faults);
-        // Nobody pays twice.
+        // No page faults twice.
         arena.fill(3);
         assert_eq!(arena.stats().faults, stats.faults);
         arena.check_invariants().unwrap();
@@ -227,7 +227,7 @@ fn a_step_waits_for_a_guard_over_everything_as_long_as_it_may() {
     ended.expect_finished();
 }
 
-/// Stores `count` times to one page of each so many that `next` chooses.
+/// Stores `count` times, each time to a page that `next` chooses.
 fn scatter(arena: &mut Arena, next: &mut u64, count: usize) {
     let page = arena.page_size();
     for _ in 0..count {

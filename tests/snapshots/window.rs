@@ -111,8 +111,8 @@ fn with_a_ratio_of_one_nothing_is_saved_ahead() {
 
 type Order = fn(u64) -> Vec<usize>;
 
-/// The budget of copies holds, whatever is written. What was written is estimated from samples, hence the
-/// 5 %; so far no order was found that needs them.
+/// The budget of copies holds, whatever is written. The library estimates from samples what was
+/// written, hence the 5 %. No order needs them so far.
 #[test]
 fn copies_stay_within_the_ratio() {
     let orders: [(&str, Order); 8] = [
@@ -173,8 +173,8 @@ fn what_was_written_densely_before_takes_few_faults_again() {
     });
 }
 
-/// As the documentation of `max_ratio` says: the figure of the time before counts as far as it is at most 32
-/// times what is written now.
+/// As the documentation of `max_ratio` says: the figure of the time before counts up to 32 times
+/// what is written now.
 #[test]
 fn the_past_is_believed_within_bounds() {
     const FEW: usize = PAGES / 512;

@@ -1,4 +1,4 @@
-//! An alternate stack as small as one may be that has room for a modest handler.
+//! The handler runs on the smallest alternate stack that has room for a modest handler.
 
 use crate::common::mappings::{Mapping, leave_none};
 use crate::common::{expect_bytes, in_child, on, page_by_page, page_size, patterned, signals};
@@ -91,7 +91,8 @@ fn is_large_enough() {
             all.extend(at_the_wall());
         }
 
-        // Much of what the kernel may need it does not always need: the handler's part is looked at.
+        // The kernel does not always need all that it may need, so only the handler's part is
+        // checked.
         let handler = nothing as *const () as usize;
         signals::install(
             libc::SIGUSR1,
