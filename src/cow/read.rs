@@ -145,12 +145,6 @@ impl Core {
         self.store.bytes(frame)
     }
 
-    /// Whether [confirming](Self::confirm) costs a system call.
-    #[cfg(not(loom))]
-    pub fn needs_confirming(&self) -> bool {
-        self.engine.needs_confirming()
-    }
-
     /// Asks the engine whether the pages were protected until now. What was read from live memory before
     /// is as good as that (invariant 8). A system call, so after several pages rather than after each.
     pub fn confirm(&self) -> Result<()> {

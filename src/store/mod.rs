@@ -28,7 +28,7 @@ use std::sync::OnceLock;
 
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, sleep_u32, wait_until, wake_u32};
-use crate::sys::{self, Memory, ZeroValid, Zeroed};
+use crate::sys::{self, Memory, Populate, ZeroValid, Zeroed};
 
 /// One slot of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -385,9 +385,8 @@ impl Store {
     }
 
     /// Sees to it that about `count` free frames are resident, outside the handler. Takes none of them, so
-    /// that a writer finds them all. While another thread does the same it returns at once. `by_call`: see
-    /// [`Memory::populate`].
-    pub fn prefault(&self, count: usize, by_call: bool) {
+    /// that a writer finds them all. While another thread does the same it returns at once.
+    pub fn prefault(&self, count: usize, by: Populate) {
         if self.prefaulting.swap(true, Ordering::Acquire) {
             return;
         }
@@ -404,7 +403,7 @@ impl Store {
             let last = PageIndex::new(slot.get() + count as usize - 1);
             segment
                 .memory
-                .populate(PageRange::new(slot, last), self.page_size, by_call);
+                .populate(PageRange::new(slot, last), self.page_size, by);
             first += count;
         }
         self.resident.fetch_max(end, Ordering::Relaxed);
@@ -508,10 +507,10 @@ impl Store {
         self.end_aside(aside, &self.empty);
     }
 
-    /// Makes frames that are set aside resident. `by_call`: see [`Memory::populate`].
-    pub fn populate(&self, aside: Aside, by_call: bool) {
+    /// Makes frames that are set aside resident.
+    pub fn populate(&self, aside: Aside, by: Populate) {
         for (segment, range) in self.runs(&aside) {
-            segment.memory.populate(range, self.page_size, by_call);
+            segment.memory.populate(range, self.page_size, by);
         }
         self.end_aside(aside, &self.ready);
     }
@@ -637,7 +636,7 @@ mod tests {
     fn the_limit_holds_whatever_is_reserved_or_prefaulted() {
         let store = store(16, 5);
         store.reserve(1000).unwrap();
-        store.prefault(1000, true);
+        store.prefault(1000, Populate::ByCall);
         let taken: Vec<Frame> = std::iter::from_fn(|| store.take()).collect();
         assert_eq!(taken.len(), 5);
         store.put(taken[0]);
@@ -659,7 +658,7 @@ mod tests {
     fn frames_that_were_given_back_are_usable_again() {
         let store = store(8, 1000);
         store.reserve(1000).unwrap();
-        store.prefault(600, false);
+        store.prefault(600, Populate::ByTouch);
         assert_eq!(store.free_resident(), 600);
         assert_eq!(give_all_back(&store, || store.set_aside_unused(10)), 2);
         assert_eq!(store.free_resident(), 10);
@@ -671,7 +670,7 @@ mod tests {
     fn free_frames_are_given_back_while_others_are_in_use() {
         let store = store(8, 500);
         store.reserve(500).unwrap();
-        store.prefault(250, false);
+        store.prefault(250, Populate::ByTouch);
         let taken: Vec<Frame> = (0..200).map(|_| store.take().unwrap()).collect();
         for frame in &taken[..150] {
             store.put(*frame);
@@ -681,7 +680,7 @@ mod tests {
         assert!(store.set_aside_resident(0, 450).is_none());
         give_all_back(&store, || store.set_aside_resident(20, 8));
         assert_eq!((store.free_resident(), store.resident()), (20, 70));
-        store.populate(store.set_aside_empty(30, 8).unwrap(), true);
+        store.populate(store.set_aside_empty(30, 8).unwrap(), Populate::ByCall);
         assert_eq!(store.free_resident(), 50);
         let again: HashSet<Frame> = (0..450).map(|_| store.take().unwrap()).collect();
         assert_eq!(again.len(), 450);
@@ -693,7 +692,7 @@ mod tests {
     fn a_reservation_waits_until_no_frame_is_aside() {
         let store = store(8, 40);
         store.reserve(40).unwrap();
-        store.prefault(40, true);
+        store.prefault(40, Populate::ByCall);
         let aside = store.set_aside_resident(0, 8).unwrap();
         assert_eq!(aside.frames.len(), 32);
         std::thread::scope(|scope| {
