@@ -50,6 +50,11 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A text that was parsed is not the name of an [`Engine`](crate::Engine).
+    NoSuchEngine {
+        /// The text.
+        name: String,
+    },
     /// The system did not change the write permission of the arena's pages, so no snapshot was
     /// taken, or [`open_all`](crate::Arena::open_all) left some of them as they were; stores go on
     /// as before. With `ENOMEM` the process has used up its mappings (`vm.max_map_count`).
@@ -129,6 +134,10 @@ impl fmt::Display for Error {
                 "the engine {engine:?} is not available here: {source}; \
                  use Engine::best() or Engine::Mprotect"
             ),
+            Self::NoSuchEngine { name } => {
+                write!(f, "there is no engine {name:?}; engines are")?;
+                crate::Engine::ALL.iter().try_for_each(|engine| write!(f, " {engine}"))
+            }
             Self::Protect { pages, source } => write!(
                 f,
                 "cannot change the write permission of {pages} pages (is vm.max_map_count used up?): \
@@ -183,6 +192,7 @@ impl From<Error> for io::Error {
         let kind = match &error {
             Error::OutOfBounds { .. }
             | Error::NoSuchPage { .. }
+            | Error::NoSuchEngine { .. }
             | Error::Size { .. }
             | Error::Window { .. }
             | Error::NotOlder { .. } => io::ErrorKind::InvalidInput,

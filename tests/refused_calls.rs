@@ -14,7 +14,6 @@ mod calls;
 
 use Refusal::{AtOnce, HalfWay};
 use calls::{Call, Refusal, called, has_refused, refuse, watch};
-use common::engines::ALL;
 use common::model::{Model, Step};
 use common::{end_of_forked, in_child_on, on, page_size};
 use libc::{EAGAIN, EINVAL, ENOMEM, EPERM};
@@ -220,7 +219,7 @@ fn refuse_each(test: &str, engines: &[Engine], call: Call, refusals: &[Refusal])
 
 #[test]
 fn calls_of_the_library_come_here() {
-    let ended = in_child_on(&ALL, "calls_of_the_library_come_here", |engine| {
+    let ended = in_child_on(Engine::ALL, "calls_of_the_library_come_here", |engine| {
         live(on(engine), false);
         let by_any = [
             Call::Mprotect,
@@ -251,7 +250,7 @@ fn calls_of_the_library_come_here() {
 #[test]
 fn mprotect() {
     let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM)];
-    refuse_each("mprotect", &ALL, Call::Mprotect, &refusals);
+    refuse_each("mprotect", Engine::ALL, Call::Mprotect, &refusals);
 }
 
 #[test]
@@ -313,35 +312,35 @@ fn asking_for_the_descriptor() {
 #[test]
 fn madvise() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("madvise", &ALL, Call::Madvise, &refusals);
+    refuse_each("madvise", Engine::ALL, Call::Madvise, &refusals);
 }
 
 #[test]
 fn mincore() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("mincore", &ALL, Call::Mincore, &refusals);
+    refuse_each("mincore", Engine::ALL, Call::Mincore, &refusals);
 }
 
 #[test]
 fn scanning_the_page_map() {
     let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
-    refuse_each("scanning_the_page_map", &ALL, Call::Scan, &refusals);
+    refuse_each("scanning_the_page_map", Engine::ALL, Call::Scan, &refusals);
 }
 
 #[test]
 fn mmap() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("mmap", &ALL, Call::Mmap, &refusals);
+    refuse_each("mmap", Engine::ALL, Call::Mmap, &refusals);
 }
 
 #[test]
 fn munmap() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("munmap", &ALL, Call::Munmap, &refusals);
+    refuse_each("munmap", Engine::ALL, Call::Munmap, &refusals);
 }
 
 #[test]
 fn open() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("open", &ALL, Call::Open, &refusals);
+    refuse_each("open", Engine::ALL, Call::Open, &refusals);
 }

@@ -46,7 +46,7 @@ struct Life {
 /// Lives `scenario` on each engine, each time in a process of its own: this test binary again, which runs
 /// nothing but the calling test. In that process the call does not return.
 pub fn in_child(test: &str, scenario: impl FnOnce(Engine)) -> Ended {
-    in_child_on(&engines::ALL, test, scenario)
+    in_child_on(Engine::ALL, test, scenario)
 }
 
 /// The same on some engines, as far as they are there.
@@ -55,17 +55,12 @@ pub fn in_child_on(wanted: &[Engine], test: &str, scenario: impl FnOnce(Engine))
         set_alarm();
         no_core_dumps();
         die_of_panics();
-        let engine = engines::ALL
-            .into_iter()
-            .find(|engine| engines::name(*engine) == name);
-        scenario(engine.unwrap());
+        scenario(name.parse().unwrap());
         std::process::exit(FINISHED);
     }
     let available = engines().iter().filter(|engine| wanted.contains(engine));
     Ended {
-        lives: available
-            .map(|engine| live(test, engines::name(*engine)))
-            .collect(),
+        lives: available.map(|engine| live(test, engine.name())).collect(),
     }
 }
 
