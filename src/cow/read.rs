@@ -8,7 +8,6 @@ use crate::cow::commit::Live;
 use crate::cow::core::Core;
 use crate::cow::state::table::Word;
 use crate::error::{Error, Result};
-use crate::options::Engine;
 use crate::page::PageIndex;
 use crate::store::Frame;
 use crate::sync::{Ordering, fence};
@@ -148,10 +147,7 @@ impl Core {
     /// Asks the engine whether the pages were protected until now. What was read from live memory before
     /// is as good as that (invariant 8). A system call, so after several pages rather than after each.
     pub fn confirm(&self) -> Result<()> {
-        self.engine.check().map_err(|source| Error::Engine {
-            engine: Engine::Userfaultfd,
-            source,
-        })
+        self.engine.check()
     }
 
     /// Whether the snapshot can still be read.

@@ -1,5 +1,5 @@
 //! An arena's memory and its protection, by the engine that was asked for. What depends on the engine is decided
-//! here; [`crate::sys`] makes the calls.
+//! here, once; [`crate::sys`] makes the calls.
 //!
 //! - `mprotect` works on mappings, and each border between armed and open pages is a border of two of them.
 //! - `userfaultfd` protects pages one by one, and splits nothing but around [`blocks`] that were never touched.
@@ -177,13 +177,17 @@ impl Protection {
     }
 
     /// `Err` when the protection has ended behind our back, for good. Async-signal-safe.
-    pub fn check(&self) -> io::Result<()> {
+    pub fn check(&self) -> Result<()> {
         let Some(engine) = self.active() else {
             return Ok(());
         };
-        engine.descriptor.check().inspect_err(|_| {
+        engine.descriptor.check().map_err(|source| {
             // Release: a thread that stores to a page that is opened from here on has seen it.
             self.lost.store(true, Ordering::Release);
+            Error::Engine {
+                engine: Engine::Userfaultfd,
+                source,
+            }
         })
     }
 

@@ -55,10 +55,6 @@ compile_error!(
 )]
 pub(crate) unsafe trait ZeroValid: Default {}
 
-// SAFETY: the value 0.
-#[allow(unsafe_code, reason = "see the trait")]
-unsafe impl ZeroValid for crate::sync::AtomicU64 {}
-
 /// What stores to a page do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Permission {

@@ -1,5 +1,5 @@
 //! Loom models of the races of the fault protocol: the shipped gate, table, store, versions, fault,
-//! commit, release, read and guard code, on a fake system.
+//! commit, release, read, guard and engine code, on a fake system.
 //!
 //! Run by `RUSTFLAGS="--cfg loom" cargo test --release --lib`. Each model names the race and what would go
 //! wrong; `docs/testing.md` lists the mutations that turn it red.
