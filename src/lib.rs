@@ -14,6 +14,7 @@ mod epoch;
 mod error;
 mod options;
 mod page;
+mod protect;
 mod stats;
 mod store;
 mod sync;

@@ -1,6 +1,8 @@
 //! What an arena is made with.
 
-#[cfg(not(loom))]
+use std::fmt;
+use std::str::FromStr;
+
 use crate::error::Error;
 
 /// How write permission is taken from pages, and given back.
@@ -16,6 +18,58 @@ pub enum Engine {
     /// Splits no mappings, and a scattered first write costs about half. Needs Linux 6.4 or later
     /// and a system or sandbox that allows the call; no privilege.
     Userfaultfd,
+}
+
+impl Engine {
+    /// All engines, those included that do not work here ([`check`](Self::check) tells).
+    ///
+    /// ```
+    /// use pagecow::Engine;
+    /// for engine in Engine::ALL {
+    ///     match engine.check() {
+    ///         Ok(()) => println!("{engine} works"),
+    ///         Err(error) => println!("{error}"),
+    ///     }
+    /// }
+    /// ```
+    pub const ALL: &'static [Self] = &[Self::Mprotect, Self::Userfaultfd];
+
+    /// Its name: that of the system call, as it is [displayed](fmt::Display) and [parsed](FromStr).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mprotect => "mprotect",
+            Self::Userfaultfd => "userfaultfd",
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// From its [name](Engine::name).
+///
+/// ```
+/// use pagecow::{Engine, Error};
+/// let engine: Engine = "userfaultfd".parse()?;
+/// assert_eq!(engine, Engine::Userfaultfd);
+/// assert_eq!(engine.to_string(), "userfaultfd");
+/// assert!(matches!("mmap".parse::<Engine>(), Err(Error::NoSuchEngine { .. })));
+/// # Ok::<(), Error>(())
+/// ```
+impl FromStr for Engine {
+    type Err = Error;
+
+    /// [`Error::NoSuchEngine`] for anything else than the name of an engine.
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|engine| engine.name() == name)
+            .ok_or_else(|| Error::NoSuchEngine {
+                name: name.to_owned(),
+            })
+    }
 }
 
 /// How many neighbours of a page its first write saves and makes writable along with it.

@@ -223,7 +223,7 @@ fn run(engine: Engine, case: &Case, len: usize, threads: usize) -> Result<Row, S
     let copied = stats.faults - stats.spurious_faults - stats.soft_faults;
     Ok(Row {
         bench: "fault_count",
-        engine: Some(name(engine)),
+        engine: Some(engine.name()),
         case: case.name,
         threads,
         pages_written,
@@ -262,23 +262,14 @@ fn check(snapshot: &Snapshot, expected: &[u8], page_size: usize) -> Result<(), S
 
 /// The engines that work here. Prints which do not.
 fn engines() -> Vec<Engine> {
-    let all = [Engine::Mprotect, Engine::Userfaultfd];
     let checked = |engine: &Engine| match engine.check() {
         Ok(()) => true,
         Err(error) => {
-            eprintln!("skipped: {}: {error}", name(*engine));
+            eprintln!("skipped: {engine}: {error}");
             false
         }
     };
-    all.into_iter().filter(checked).collect()
-}
-
-fn name(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Userfaultfd => "userfaultfd",
-        Engine::Mprotect => "mprotect",
-        _ => "other",
-    }
+    Engine::ALL.iter().copied().filter(checked).collect()
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -326,7 +317,7 @@ fn measure(json: bool, len: usize) -> Result<bool, String> {
         for threads in [1, 2] {
             for case in &CASES {
                 let row = run(engine, case, len, threads);
-                let of = format!("{}, {}, {threads} threads", name(engine), case.name);
+                let of = format!("{engine}, {}, {threads} threads", case.name);
                 rows.push(row.map_err(|error| format!("{of}: {error}"))?);
             }
         }

@@ -5,47 +5,47 @@ use serde::{Deserialize, Serialize};
 
 use super::{Report, mapping};
 
-/// An engine, under the name that it has in rows.
+/// An engine, in rows under its name.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Engine {
-    Mprotect,
-    Userfaultfd,
+#[serde(try_from = "String", into = "String")]
+pub struct Engine(pagecow::Engine);
+
+impl TryFrom<String> for Engine {
+    type Error = pagecow::Error;
+
+    fn try_from(name: String) -> Result<Self, pagecow::Error> {
+        name.parse().map(Self)
+    }
+}
+
+impl From<Engine> for String {
+    fn from(engine: Engine) -> Self {
+        engine.name().to_owned()
+    }
 }
 
 impl Engine {
-    const ALL: [Self; 2] = [Self::Mprotect, Self::Userfaultfd];
-
     /// The engines that work here. The others are reported as skipped.
     pub fn available(report: &mut Report) -> Vec<Self> {
-        let checked = |engine: &Self| match engine.real().check() {
+        let checked = |engine: &Self| match engine.0.check() {
             Ok(()) => true,
             Err(error) => {
                 report.skipped(&[engine.name().to_owned()], &error.to_string());
                 false
             }
         };
-        Self::ALL.into_iter().filter(checked).collect()
+        let all = pagecow::Engine::ALL.iter().copied();
+        all.map(Self).filter(checked).collect()
     }
 
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Mprotect => "mprotect",
-            Self::Userfaultfd => "userfaultfd",
-        }
-    }
-
-    fn real(self) -> pagecow::Engine {
-        match self {
-            Self::Mprotect => pagecow::Engine::Mprotect,
-            Self::Userfaultfd => pagecow::Engine::Userfaultfd,
-        }
+        self.0.name()
     }
 
     /// An arena, every page of which was written.
     pub fn arena(self, len: usize, huge: bool, window: Window) -> Result<Arena, String> {
         let mut arena = Arena::builder()
-            .engine(self.real())
+            .engine(self.0)
             .window(window)
             .huge_pages(huge)
             .build(len)
@@ -65,7 +65,7 @@ impl Engine {
     /// An arena with the default options, of which nothing was written.
     pub fn untouched_arena(self, len: usize) -> Result<Arena, String> {
         Arena::builder()
-            .engine(self.real())
+            .engine(self.0)
             .build(len)
             .map_err(|error| error.to_string())
     }

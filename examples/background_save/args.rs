@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, ValueEnum};
 use pagecow::Engine;
@@ -54,8 +55,8 @@ struct Args {
     versus: Versus,
 
     /// How pagecow takes write permission away; "best" is userfaultfd where the system allows it
-    #[arg(long, value_enum, default_value = "mprotect")]
-    engine: EngineChoice,
+    #[arg(long, value_parser = engine_parser(), default_value = "mprotect")]
+    engine: Engine,
 
     /// Print one JSON object per row, and nothing else, to standard output
     #[arg(long)]
@@ -64,13 +65,6 @@ struct Args {
     /// Measure fork() in this process and print that row as JSON.
     #[arg(long, hide = true)]
     fork_row: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum EngineChoice {
-    Mprotect,
-    Userfaultfd,
-    Best,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -156,11 +150,7 @@ impl Job {
             writers: writers.min(size / page_size),
             seconds: Duration::from_secs_f64(args.seconds),
             versus: args.versus,
-            engine: match args.engine {
-                EngineChoice::Mprotect => Engine::Mprotect,
-                EngineChoice::Userfaultfd => Engine::Userfaultfd,
-                EngineChoice::Best => Engine::best(),
-            },
+            engine: args.engine,
             json: args.json,
             fork_row: args.fork_row,
         })
@@ -223,6 +213,13 @@ fn input_len(path: &std::path::Path) -> Result<u64, Failure> {
     }
     File::open(path).map_err(|error| bad(&error))?;
     Ok(metadata.len())
+}
+
+/// An engine by its name, or "best".
+fn engine_parser() -> impl TypedValueParser<Value = Engine> {
+    let names = Engine::ALL.iter().map(|engine| engine.name());
+    PossibleValuesParser::new(names.chain(["best"]))
+        .map(|name| name.parse().unwrap_or_else(|_| Engine::best()))
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {

@@ -161,7 +161,10 @@ pub(crate) fn upgrade(registered: &Weak<Registered>) -> Result<Arc<Registered>, 
 /// Whether stores would be refused, and a refused store of this thread would come to our handler.
 fn check_handler(registered: &Registered) -> Result<(), Error> {
     registered.core().confirm()?;
-    let sigbus = registered.core().uses_sigbus().then_some(Refusal::Page);
+    let sigbus = registered
+        .core()
+        .uses_userfaultfd()
+        .then_some(Refusal::Page);
     for refusal in [Refusal::Mapping].into_iter().chain(sigbus) {
         if !sys::signal::is_installed(refusal) {
             return Err(Error::HandlerReplaced);

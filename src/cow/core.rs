@@ -17,12 +17,13 @@ use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::options::{Options, Window};
 use crate::page::{PageRange, PageSize};
+use crate::protect::Protection;
 use crate::stats::{Counters, Elsewhere, Stats};
 use crate::store::Store;
 use crate::store::versions::Versions;
 use crate::sync::gate::Gate;
 use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock};
-use crate::sys::{Memory, Protection};
+use crate::sys::Memory;
 use crate::window::density::Density;
 
 pub(crate) struct Core {
@@ -104,10 +105,10 @@ impl Core {
         self.engine.memory()
     }
 
-    /// Whether refused stores may come as SIGBUS.
+    /// As [`Protection::uses_userfaultfd`]; [confirming](Self::confirm) is a check.
     #[cfg(not(loom))]
-    pub fn uses_sigbus(&self) -> bool {
-        self.engine.uses_sigbus()
+    pub fn uses_userfaultfd(&self) -> bool {
+        self.engine.uses_userfaultfd()
     }
 
     pub(super) fn all_pages(&self) -> PageRange {

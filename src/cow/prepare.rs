@@ -22,8 +22,9 @@ use crate::cow::guard;
 use crate::cow::state::dirty::{DirtySet, Slice};
 use crate::error::{Error, Result};
 use crate::page::PageRange;
+use crate::protect::Protection;
 use crate::sync::lock;
-use crate::sys::{self, Protection};
+use crate::sys;
 
 /// How long arming a slice may take: writers that fault wait for it.
 const SLICE_NS: std::ops::Range<u64> = 100_000..300_000;

@@ -8,7 +8,6 @@ use crate::cow::core::Core;
 use crate::cow::state::ledger::Live;
 use crate::cow::state::table::Word;
 use crate::error::{Error, Result};
-use crate::options::Engine;
 use crate::page::PageIndex;
 use crate::store::Frame;
 use crate::sync::{Ordering, fence};
@@ -118,20 +117,11 @@ impl Core {
         self.store.bytes(frame)
     }
 
-    /// Whether [confirming](Self::confirm) costs a system call.
-    #[cfg(not(loom))]
-    pub fn needs_confirming(&self) -> bool {
-        self.engine.needs_confirming()
-    }
-
     /// Asks the engine whether the pages were protected until now. What was read from live memory
     /// before is as good as that (invariant 8). A system call, so after several pages rather than
     /// after each.
     pub fn confirm(&self) -> Result<()> {
-        self.engine.check().map_err(|source| Error::Engine {
-            engine: Engine::Userfaultfd,
-            source,
-        })
+        self.engine.check()
     }
 
     /// Whether a snapshot has lost a page, or its engine, and so may not be read any more.

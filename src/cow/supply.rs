@@ -65,7 +65,7 @@ impl Core {
                 source,
             })?;
         let few = FIRST_PREFAULT.min(self.pages / PAGES_PER_FRAME);
-        self.store.prefault(few, !self.engine.splits_mappings());
+        self.store.prefault(few, self.engine.populate());
         Ok(())
     }
 
@@ -96,21 +96,20 @@ impl Core {
         used.min(most).max(KEPT_FRAMES)
     }
 
-    /// Makes `count` free frames resident. Avoids `madvise` where writers change mappings, since
-    /// both need the kernel's lock of them.
+    /// Makes `count` free frames resident.
     pub fn prefault(&self, count: usize) {
         let missing = count.saturating_sub(self.store.free_resident());
-        let by_call = !self.engine.splits_mappings();
+        let populate = self.engine.populate();
         if missing > 0 {
             let aside = {
                 let _ledger = lock(&self.ledger);
                 self.store.set_aside_empty(missing, self.pages)
             };
             if let Some(aside) = aside {
-                self.store.populate(aside, by_call);
+                self.store.populate(aside, populate);
             }
         }
-        self.store.prefault(count, by_call);
+        self.store.prefault(count, populate);
     }
 
     /// Gives memory of free frames back to the system, but for those that are expected to be used.

@@ -64,7 +64,7 @@ fn after_in_child() {
     held.frozen.forget_users();
     held.arenas.adjust_in_child();
     // After the arenas, each of which asks whether it was still open in the parent.
-    sys::forget_descriptor();
+    sys::userfaultfd::forget_descriptor();
 }
 
 fn take() -> Option<Held> {

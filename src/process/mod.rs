@@ -1,7 +1,6 @@
 //! An arena as the process knows it: found by address, kept through forks.
 
 pub(crate) mod fork;
-mod probe;
 pub(crate) mod progress;
 pub(crate) mod registered;
 pub(crate) mod registry;

@@ -159,7 +159,7 @@ impl Pages {
             self.ahead.push_back(page);
         }
         let core = self.snapshot.core();
-        if all_saved || !core.needs_confirming() {
+        if all_saved || !core.uses_userfaultfd() {
             return Ok(());
         }
         self.batch = (self.batch * 2).min(MOST_AHEAD);

@@ -11,6 +11,7 @@ use super::Store;
 use super::frame::Frame;
 use super::segments::Segments;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, sleep_u32, wait_until, wake_u32};
+use crate::sys::Populate;
 
 /// The most frames that are set aside at a time while writers may need them.
 const BATCH: usize = 64;
@@ -152,9 +153,8 @@ impl Store {
 /// Making free frames resident, and giving their memory back. Never in the handler.
 impl Store {
     /// Makes fresh frames resident until about `count` free ones are. Takes none of them, so a
-    /// writer finds them all. Returns at once while another thread does the same. `by_call`: see
-    /// [`Memory::populate`](crate::sys::Memory::populate).
-    pub fn prefault(&self, count: usize, by_call: bool) {
+    /// writer finds them all. Returns at once while another thread does the same.
+    pub fn prefault(&self, count: usize, by: Populate) {
         if self.prefaulting.swap(true, Ordering::Acquire) {
             return;
         }
@@ -165,7 +165,7 @@ impl Store {
             .saturating_add(missing)
             .min(self.segments.reserved(Ordering::Acquire));
         let first = self.resident.load(Ordering::Relaxed).max(fresh);
-        self.segments.populate(first..end, by_call);
+        self.segments.populate(first..end, by);
         self.resident.fetch_max(end, Ordering::Relaxed);
         self.prefaulting.store(false, Ordering::Release);
     }
@@ -251,11 +251,10 @@ impl Store {
         self.end_aside(aside, &self.empty);
     }
 
-    /// Makes frames that are set aside resident. `by_call`: see
-    /// [`Memory::populate`](crate::sys::Memory::populate).
-    pub fn populate(&self, aside: Aside, by_call: bool) {
+    /// Makes frames that are set aside resident.
+    pub fn populate(&self, aside: Aside, by: Populate) {
         for run in aside.runs() {
-            self.segments.populate(run, by_call);
+            self.segments.populate(run, by);
         }
         self.end_aside(aside, &self.ready);
     }
@@ -333,7 +332,7 @@ mod tests {
     fn frames_that_were_given_back_are_usable_again() {
         let store = store(8, 1000);
         store.reserve(1000).unwrap();
-        store.prefault(600, false);
+        store.prefault(600, Populate::ByTouch);
         assert_eq!(store.free_resident(), 600);
         assert_eq!(give_all_back(&store, || store.set_aside_unused(10)), 2);
         assert_eq!(store.free_resident(), 10);
@@ -345,7 +344,7 @@ mod tests {
     fn free_frames_are_given_back_while_others_are_in_use() {
         let store = store(8, 500);
         store.reserve(500).unwrap();
-        store.prefault(250, false);
+        store.prefault(250, Populate::ByTouch);
         let taken: Vec<Frame> = (0..200).map(|_| store.take().unwrap()).collect();
         for frame in &taken[..150] {
             store.put(*frame);
@@ -355,7 +354,7 @@ mod tests {
         assert!(store.set_aside_resident(0, 450).is_none());
         give_all_back(&store, || store.set_aside_resident(20, 8));
         assert_eq!((store.free_resident(), store.resident()), (20, 70));
-        store.populate(store.set_aside_empty(30, 8).unwrap(), true);
+        store.populate(store.set_aside_empty(30, 8).unwrap(), Populate::ByCall);
         assert_eq!(store.free_resident(), 50);
         let again: HashSet<Frame> = (0..450).map(|_| store.take().unwrap()).collect();
         assert_eq!(again.len(), 450);
@@ -367,7 +366,7 @@ mod tests {
     fn a_reservation_waits_until_no_frame_is_aside() {
         let store = store(8, 40);
         store.reserve(40).unwrap();
-        store.prefault(40, true);
+        store.prefault(40, Populate::ByCall);
         let aside = store.set_aside_resident(0, 8).unwrap();
         assert_eq!(aside.frames.len(), 32);
         std::thread::scope(|scope| {

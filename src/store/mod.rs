@@ -226,7 +226,7 @@ mod tests {
     fn the_limit_holds_whatever_is_reserved_or_prefaulted() {
         let store = store(16, 5);
         store.reserve(1000).unwrap();
-        store.prefault(1000, true);
+        store.prefault(1000, crate::sys::Populate::ByCall);
         let taken: Vec<Frame> = std::iter::from_fn(|| store.take()).collect();
         assert_eq!(taken.len(), 5);
         store.put(taken[0]);

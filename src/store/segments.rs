@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use super::frame::{Frame, FrameMeta};
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::sync::{AtomicU32, Ordering};
-use crate::sys::{self, Memory, Zeroed};
+use crate::sys::{self, Memory, Populate, Zeroed};
 
 pub(super) struct Segment {
     pub(super) memory: Memory,
@@ -104,10 +104,10 @@ impl Segments {
         segment.meta(slot)
     }
 
-    /// Makes the frames of these indexes resident. `by_call`: see [`Memory::populate`].
-    pub fn populate(&self, indexes: Range<u32>, by_call: bool) {
+    /// Makes the frames of these indexes resident.
+    pub fn populate(&self, indexes: Range<u32>, by: Populate) {
         for (memory, slots) in self.pieces(indexes) {
-            memory.populate(slots, self.page_size, by_call);
+            memory.populate(slots, self.page_size, by);
         }
     }
 

@@ -19,6 +19,10 @@ pub(crate) use from::thread_local;
 
 use crate::sys;
 
+// SAFETY: the value 0.
+#[allow(unsafe_code, reason = "see the trait")]
+unsafe impl sys::ZeroValid for AtomicU64 {}
+
 pub(crate) fn current_thread() -> ThreadId {
     from::thread::current().id()
 }

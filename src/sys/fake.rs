@@ -1,25 +1,66 @@
 //! A system made of loom's atomics, for the models.
 //!
-//! What it keeps of the real one: a store to an armed page is refused; `arm` and `disarm` go page by
-//! page, so that others run in between; when `arm` has returned for a page no store to it succeeds any
-//! more (the lock is the TLB shootdown); who sees a store that succeeded sees what was done before the
+//! What it keeps of the real one: a store to a page that is not writable is refused; permissions change page by
+//! page, so that others run in between; when a call has made a page read-only no store to it succeeds any
+//! more (the lock is the TLB shootdown); a thread that sees a store that succeeded sees what was done before the
 //! page was opened (the fence; `docs/soundness.md`).
 
 use std::io;
 use std::ops::Deref;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool as PlainBool, Ordering as Plain};
 
 use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicU8, Ordering, fence};
 
-use super::blocks::{Blocks, Protect};
-use super::{ProtectError, ZeroValid};
-use crate::options::{Engine, Options};
+use self::userfaultfd::Descriptor;
+use super::{Permission, Populate, ProtectError, ZeroValid};
 use crate::page::{PageIndex, PageRange, PageSize};
 
 /// Bytes, each an atomic of its own: a reader may get any mixture that the memory model allows.
 pub(crate) struct Memory {
     bytes: Vec<AtomicU8>,
+    /// Of memory that is [guarded](Self::guarded).
+    pages: Vec<Page>,
+    /// Where it is registered: its pages have a permission of their own.
+    descriptor: OnceLock<Descriptor>,
+    /// Refuse to make pages writable by mprotect, but for all of them at once, as a kernel without mappings to give
+    /// does where none can be joined. With userfaultfd, which leaves open pages between those that mprotect
+    /// arms, also to make them read-only.
+    pub no_mappings: PlainBool,
+    /// Refuse to make pages read-only one by one.
+    pub no_pages: PlainBool,
+    /// Refuse to make pages writable that are not beside a writable one, as such a kernel does otherwise.
+    pub no_splits: PlainBool,
+    /// Change the first half of the pages before a call is refused for any of these.
+    pub half_way: PlainBool,
+    /// Fail the next call that makes pages read-only by mprotect after its first page.
+    pub fail_arming: PlainBool,
+    /// Fail all calls that make pages writable by mprotect after their first page.
+    pub fail_disarming: PlainBool,
+}
+
+/// A page's permissions. A lock is held while a store is made.
+struct Page {
+    /// That of its mapping.
+    mapping: Mutex<Permission>,
+    /// Its own.
+    own: Mutex<Permission>,
+    touched: PlainBool,
+}
+
+impl Page {
+    fn new() -> Self {
+        Self {
+            mapping: Mutex::new(Permission::Writable),
+            own: Mutex::new(Permission::Writable),
+            touched: PlainBool::new(false),
+        }
+    }
+}
+
+fn set(permission: &Mutex<Permission>, new: Permission) {
+    *permission.lock().expect("no panics") = new;
 }
 
 impl Memory {
@@ -27,7 +68,28 @@ impl Memory {
         let bytes = (0..pages * page_size.bytes()).map(|_| AtomicU8::new(0));
         Ok(Self {
             bytes: bytes.collect(),
+            pages: Vec::new(),
+            descriptor: OnceLock::new(),
+            no_mappings: PlainBool::new(false),
+            no_pages: PlainBool::new(false),
+            no_splits: PlainBool::new(false),
+            half_way: PlainBool::new(false),
+            fail_arming: PlainBool::new(false),
+            fail_disarming: PlainBool::new(false),
         })
+    }
+
+    pub fn guarded(pages: usize, page_size: PageSize) -> io::Result<Self> {
+        Ok(Self {
+            pages: (0..pages).map(|_| Page::new()).collect(),
+            ..Self::new(pages, page_size)?
+        })
+    }
+
+    pub fn write_first_byte(&self) {}
+
+    pub fn in_huge_pages(self) -> Self {
+        self
     }
 
     pub fn in_small_pages(self) -> Self {
@@ -60,195 +122,112 @@ impl Memory {
         })
     }
 
-    pub fn populate(&self, _range: PageRange, _page_size: PageSize, _by_call: bool) {}
+    pub fn populate(&self, _range: PageRange, _page_size: PageSize, _by: Populate) {}
 
     pub fn discard(&self, _range: PageRange, _page_size: PageSize) {}
-}
 
-/// Pages of the blocks that userfaultfd's untouched pages are protected in.
-const BLOCK: usize = 2;
-
-pub(crate) struct Protection {
-    memory: Memory,
-    /// Whether each page is writable; the lock is held while a store is made.
-    writable: Vec<Mutex<bool>>,
-    /// With userfaultfd: the blocks; whether the mapping of each is writable, with the same lock; and
-    /// whether anything was stored there.
-    blocks: Option<Blocks>,
-    mappings: Vec<Mutex<bool>>,
-    touched: Vec<PlainBool>,
-    /// Refuse calls that are not over the whole arena, as a kernel without mappings to give does where
-    /// none can be joined.
-    pub no_mappings: PlainBool,
-    /// Refuse to protect pages one by one.
-    pub no_pages: PlainBool,
-    /// Refuse to open pages that are not beside an open one, as such a kernel does otherwise.
-    pub no_splits: PlainBool,
-    /// Open the first page of each run before refusing it.
-    pub half_way: PlainBool,
-    /// Fail the next call to `arm` after its first page.
-    pub fail_arming: PlainBool,
-    /// The same for the next call to `disarm`.
-    pub fail_disarming: PlainBool,
-}
-
-impl Protection {
-    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> crate::error::Result<Self> {
-        let blocks = match options.engine {
-            Engine::Mprotect => None,
-            Engine::Userfaultfd => Some(Blocks::new(pages, BLOCK).expect("there is memory")),
-        };
-        Ok(Self {
-            memory: Memory::new(pages, page_size).expect("there is memory"),
-            writable: (0..pages).map(|_| Mutex::new(true)).collect(),
-            blocks,
-            mappings: (0..pages.div_ceil(BLOCK))
-                .map(|_| Mutex::new(true))
-                .collect(),
-            touched: (0..pages.div_ceil(BLOCK))
-                .map(|_| PlainBool::new(false))
-                .collect(),
-            no_mappings: PlainBool::new(false),
-            no_pages: PlainBool::new(false),
-            no_splits: PlainBool::new(false),
-            half_way: PlainBool::new(false),
-            fail_arming: PlainBool::new(false),
-            fail_disarming: PlainBool::new(false),
-        })
+    pub fn first_touched(&self, range: PageRange, _page_size: PageSize) -> Option<PageIndex> {
+        range
+            .iter()
+            .find(|page| self.pages[page.get()].touched.load(Plain::Relaxed))
     }
 
-    pub fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    pub fn arm(&self, range: PageRange) -> Result<(), ProtectError> {
-        if let Some(blocks) = &self.blocks {
-            return blocks.arm(range, self);
-        }
-        for page in range.iter() {
-            self.set(page, false);
-            if self.fail_arming.swap(false, Plain::Relaxed) {
-                return Err(ProtectError::NoMappings);
-            }
-        }
-        Ok(())
-    }
-
-    pub fn disarm(&self, range: PageRange) -> Result<(), ProtectError> {
-        if let Some(blocks) = &self.blocks {
-            return blocks.disarm(range, self);
-        }
-        let joins = self.open_at(range.first().below())
-            || self.open_at(range.last().above(self.writable.len()));
-        let refused =
-            self.no_mappings.load(Plain::Relaxed) || self.no_splits.load(Plain::Relaxed) && !joins;
-        if refused && range.count() != self.writable.len() {
-            if self.half_way.load(Plain::Relaxed) && range.count() > 1 {
-                self.set(range.first(), true);
+    pub fn protect(
+        &self,
+        range: PageRange,
+        _page_size: PageSize,
+        permission: Permission,
+    ) -> Result<(), ProtectError> {
+        if self.refuses(range, permission) {
+            if self.half_way.load(Plain::Relaxed) {
+                for page in range.iter().take(range.count() / 2) {
+                    set(&self.pages[page.get()].mapping, permission);
+                }
             }
             return Err(ProtectError::NoMappings);
         }
         for page in range.iter() {
-            self.set(page, true);
-            if self.fail_disarming.swap(false, Plain::Relaxed) {
-                return Err(ProtectError::Refused(libc::ENOMEM));
+            set(&self.pages[page.get()].mapping, permission);
+            match permission {
+                Permission::ReadOnly if self.fail_arming.swap(false, Plain::Relaxed) => {
+                    return Err(ProtectError::NoMappings);
+                }
+                Permission::Writable if self.fail_disarming.load(Plain::Relaxed) => {
+                    return Err(ProtectError::Refused(libc::EAGAIN));
+                }
+                _ => {}
             }
         }
         Ok(())
     }
 
-    pub fn check(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    pub fn is_lost(&self) -> bool {
-        false
-    }
-
-    pub fn fault_cost(&self) -> usize {
-        10
-    }
-
-    pub fn unfold(&self) -> Result<bool, ProtectError> {
-        match &self.blocks {
-            Some(blocks) => blocks.split_all(self).map(|()| true),
-            None => Ok(false),
+    fn refuses(&self, range: PageRange, permission: Permission) -> bool {
+        if range.count() == self.pages.len() {
+            return false;
+        }
+        let no_mappings = self.no_mappings.load(Plain::Relaxed);
+        match permission {
+            Permission::ReadOnly => no_mappings && self.descriptor.get().is_some(),
+            Permission::Writable => {
+                no_mappings || self.no_splits.load(Plain::Relaxed) && !self.joins(range)
+            }
         }
     }
 
-    pub fn calls(&self) -> u64 {
-        0
-    }
-
-    pub fn splits_mappings(&self) -> bool {
-        self.blocks.is_none()
-    }
-
-    pub fn whole_blocks(&self, range: PageRange) -> PageRange {
-        match &self.blocks {
-            Some(blocks) => blocks.whole_blocks(range, self),
-            None => range,
-        }
-    }
-
-    pub fn whole_end(&self, end: usize) -> usize {
-        let blocks = self.blocks.as_ref();
-        blocks.map_or(end, |blocks| blocks.whole_end(end, self))
-    }
-
-    pub fn most_borders(&self) -> u64 {
-        self.blocks.as_ref().map_or(0, Blocks::most_borders)
-    }
-
-    /// Whether the page is protected by itself.
-    pub fn is_marked(&self, page: PageIndex) -> bool {
-        !*self.writable[page.get()].lock().expect("no panics")
-    }
-
-    fn set(&self, page: PageIndex, writable: bool) {
-        *self.writable[page.get()].lock().expect("no panics") = writable;
-    }
-
-    fn open_at(&self, page: Option<PageIndex>) -> bool {
-        self.no_splits.load(Plain::Relaxed) && page.is_some_and(|page| self.is_writable(page))
+    /// Whether a page beside these is writable.
+    fn joins(&self, range: PageRange) -> bool {
+        let beside = [range.first().below(), range.last().above(self.pages.len())];
+        let mut beside = beside.into_iter().flatten();
+        beside.any(|page| self.is_writable(page))
     }
 
     pub fn is_writable(&self, page: PageIndex) -> bool {
-        self.with_permission(page, |writable| writable)
+        self.with_permission(page, |permission| permission == Permission::Writable)
+    }
+
+    /// Whether the page is protected by itself.
+    pub fn is_write_protected(&self, page: PageIndex) -> bool {
+        *self.pages[page.get()].own.lock().expect("no panics") == Permission::ReadOnly
     }
 
     /// With the page's permission, which does not change meanwhile.
-    fn with_permission<R>(&self, page: PageIndex, act: impl FnOnce(bool) -> R) -> R {
-        let block = page.get() / BLOCK;
-        // Without userfaultfd the mappings never change: one object less for loom to look at.
-        let mapping = self
-            .blocks
-            .as_ref()
-            .map(|_| self.mappings[block].lock().expect("no panics"));
-        let writable = self.writable[page.get()].lock().expect("no panics");
-        act(*writable && mapping.is_none_or(|mapping| *mapping))
+    fn with_permission<R>(&self, page: PageIndex, act: impl FnOnce(Permission) -> R) -> R {
+        let page = &self.pages[page.get()];
+        let mapping = page.mapping.lock().expect("no panics");
+        // Without a descriptor pages have none of their own: one object less for loom to look at.
+        let descriptor = self.descriptor.get();
+        let own = descriptor.map(|_| page.own.lock().expect("no panics"));
+        match (descriptor, own) {
+            (Some(descriptor), Some(own))
+                if *own == Permission::ReadOnly && descriptor.check().is_ok() =>
+            {
+                act(*own)
+            }
+            _ => act(*mapping),
+        }
     }
 
     /// What the processor does with a store: all of it, or a fault (`false`).
     pub fn store(&self, page: PageIndex, offset: usize, value: u8) -> bool {
         self.access(page, || {
-            self.memory.bytes[offset].store(value, Ordering::Relaxed);
+            self.bytes[offset].store(value, Ordering::Relaxed);
         })
     }
 
     /// As [`store`](Self::store), for a read-modify-write: nothing is lost when two threads add.
     pub fn add(&self, page: PageIndex, offset: usize, value: u8) -> bool {
         self.access(page, || {
-            self.memory.bytes[offset].fetch_add(value, Ordering::Relaxed);
+            self.bytes[offset].fetch_add(value, Ordering::Relaxed);
         })
     }
 
     fn access(&self, page: PageIndex, act: impl FnOnce()) -> bool {
-        self.with_permission(page, |writable| {
+        self.with_permission(page, |permission| {
+            let writable = permission == Permission::Writable;
             if writable {
                 fence(Ordering::Release);
                 act();
-                self.touched[page.get() / BLOCK].store(true, Plain::Relaxed);
+                self.pages[page.get()].touched.store(true, Plain::Relaxed);
             }
             writable
         })
@@ -256,40 +235,71 @@ impl Protection {
 
     /// What is in live memory now.
     pub fn load(&self, offset: usize) -> u8 {
-        self.memory.bytes[offset].load(Ordering::Relaxed)
+        self.bytes[offset].load(Ordering::Relaxed)
     }
 }
 
-/// userfaultfd and mprotect, page by page and block by block.
-impl Protect for Protection {
-    fn pages(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
-        if !writable && self.no_pages.load(Plain::Relaxed) {
-            return Err(ProtectError::Refused(libc::ENOMEM));
-        }
-        for page in range.iter() {
-            self.set(page, writable);
-        }
-        Ok(())
+pub(crate) mod userfaultfd {
+    use std::io;
+    // Counts nothing that models are about.
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering as Plain;
+
+    use loom::sync::atomic::{AtomicBool, Ordering};
+
+    use super::{Memory, set};
+    use crate::page::{PageRange, PageSize};
+    use crate::sys::{Permission, ProtectError};
+
+    /// One of its own for each arena.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Descriptor {
+        closed: Arc<AtomicBool>,
     }
 
-    fn mapping(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
-        if self.no_mappings.load(Plain::Relaxed) && range.count() != self.writable.len() {
-            if self.half_way.load(Plain::Relaxed) {
-                let first = range.first().get() / BLOCK;
-                *self.mappings[first].lock().expect("no panics") = writable;
+    impl Descriptor {
+        pub fn shared() -> io::Result<Self> {
+            Ok(Self {
+                closed: Arc::new(AtomicBool::new(false)),
+            })
+        }
+
+        pub fn register(&self, memory: &Memory) -> io::Result<()> {
+            memory.descriptor.get_or_init(|| self.clone());
+            Ok(())
+        }
+
+        pub fn check(&self) -> io::Result<()> {
+            if self.closed.load(Ordering::SeqCst) {
+                Err(io::Error::from_raw_os_error(libc::EBADF))
+            } else {
+                Ok(())
             }
-            return Err(ProtectError::NoMappings);
         }
-        for block in range.first().get() / BLOCK..=range.last().get() / BLOCK {
-            *self.mappings[block].lock().expect("no panics") = writable;
-        }
-        Ok(())
-    }
 
-    fn first_touched(&self, range: PageRange) -> Option<PageIndex> {
-        range
-            .iter()
-            .find(|page| self.touched[page.get() / BLOCK].load(Plain::Relaxed))
+        pub fn protect(
+            &self,
+            memory: &Memory,
+            range: PageRange,
+            _page_size: PageSize,
+            permission: Permission,
+        ) -> Result<(), ProtectError> {
+            if self.check().is_err() {
+                return Err(ProtectError::Refused(libc::EBADF));
+            }
+            if permission == Permission::ReadOnly && memory.no_pages.load(Plain::Relaxed) {
+                return Err(ProtectError::Refused(libc::ENOMEM));
+            }
+            for page in range.iter() {
+                set(&memory.pages[page.get()].own, permission);
+            }
+            Ok(())
+        }
+
+        /// What a program does that closes descriptors that it does not know.
+        pub fn close(&self) {
+            self.closed.store(true, Ordering::SeqCst);
+        }
     }
 }
 

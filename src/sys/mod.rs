@@ -1,23 +1,32 @@
 //! The only place with system calls. One folder per platform; `fake` is the backend of the models.
 //!
-//! What a backend offers, and what it promises:
+//! # Contract
 //!
-//! - [`Memory`]: zero-filled pages, reserved but not resident until touched. `read` may run while others
-//!   store to the same bytes and then yields some mixture; `copy_page` only from a page nobody can store to.
-//! - [`Protection`]: an arena's memory and its protection. `arm` and `disarm` take page ranges inside the
-//!   arena. When `arm` returns no store to the range succeeds any more on any thread; while it runs,
-//!   some pages are armed and some not yet. A failed call may have changed part of its range.
-//!   [`ProtectError::NoMappings`] means that the call would have split a mapping and the kernel's limit
-//!   is reached; a call over the whole arena splits none. `whole_end` says where a call to `arm` is better
-//!   ended.
+//! A backend makes calls, and decides nothing: which call protects which page is [`crate::protect`]'s. It offers:
+//!
+//! - [`Memory`]: zero-filled pages, reserved but not resident until touched. [`guarded`](Memory::guarded) is an
+//!   arena's: its mapping borders on no other, so a call over all of it splits none. `read` may run while others
+//!   store to the same bytes, and then yields some mixture; `copy_page` takes only a page that nobody can
+//!   store to.
+//! - [`Memory::protect`]: the permission of a mapping. Each border between two permissions is one of
+//!   mappings; [`ProtectError::NoMappings`] means that the kernel's limit of them is reached.
+//! - [`userfaultfd::Descriptor`]: the permission of pages one by one, which splits nothing. It ends when somebody
+//!   closes the descriptor, which [`check`](userfaultfd::Descriptor::check) tells, and in the child of a fork.
 //! - [`Zeroed`]: a slice of atomics in lazily zeroed memory.
 //! - `futex`: sleeping and waking by address. A sleeper may wake early, never late.
 //! - `signal`, `fork`, `clock`, `mappings`, [`die`].
 //!
-//! Async-signal-safe: `copy_page`, `read`, `differs`, `arm`, `disarm`, `unfold`, `check`, `futex`,
-//! `clock::now`, `mappings`, `thread_number`, `die`.
-
-mod blocks;
+//! A page is writable when both permissions say so. Each of the two calls that change them changes page by page.
+//! When it has returned for [`Permission::ReadOnly`] no store to its pages succeeds any more on any thread. When it
+//! failed it may have changed a part of its pages.
+//!
+//! Async-signal-safe, since they are called
+//!
+//! - in the handler: `copy_page`, `differs`, `Memory::protect`, `Descriptor::protect`, `Descriptor::check`, `futex`,
+//!   `clock::now` and `since`, `mappings::add`, `in_use` and `limit`, `thread_number`, `die`, and the values of a
+//!   `Zeroed`;
+//! - with a gate closed, for which a thread may wait that holds any lock: besides, `first_touched`;
+//! - in the child of a fork: besides, `userfaultfd::forget_descriptor`.
 
 #[cfg(loom)]
 mod fake;
@@ -46,9 +55,24 @@ compile_error!(
 )]
 pub(crate) unsafe trait ZeroValid: Default {}
 
-// SAFETY: the value 0.
-#[allow(unsafe_code, reason = "see the trait")]
-unsafe impl ZeroValid for crate::sync::AtomicU64 {}
+/// What stores to a page do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Permission {
+    /// They are refused.
+    ReadOnly,
+    /// They succeed.
+    Writable,
+}
+
+/// How pages that hold nothing yet are made resident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Populate {
+    /// By one call, where the kernel has it: three times as fast, but it holds the lock of all mappings, which is
+    /// not fair. A thread that changes mappings meanwhile waits for up to 8 ms (measured).
+    ByCall,
+    /// By touching each.
+    ByTouch,
+}
 
 /// Why a protect call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

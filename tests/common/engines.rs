@@ -5,18 +5,8 @@ use std::sync::OnceLock;
 
 use pagecow::{Arena, ArenaBuilder, Engine, Window};
 
-pub const ALL: [Engine; 2] = [Engine::Mprotect, Engine::Userfaultfd];
-
 /// When set, exactly these must be there: `mprotect,userfaultfd`.
 const EXPECTED: &str = "PAGECOW_EXPECTED_ENGINES";
-
-pub fn name(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Mprotect => "mprotect",
-        Engine::Userfaultfd => "userfaultfd",
-        other => panic!("{other:?} has no name here"),
-    }
-}
 
 /// The engines that this machine has. Prints once which it lacks, also where the output of tests is
 /// captured.
@@ -25,15 +15,15 @@ pub fn engines() -> &'static [Engine] {
     AVAILABLE.get_or_init(|| {
         let mut available = Vec::new();
         let mut lacking = String::new();
-        for engine in ALL {
+        for engine in Engine::ALL.iter().copied() {
             match engine.check() {
                 Ok(()) => available.push(engine),
-                Err(error) => lacking += &format!("skipped: {}: {error}\n", name(engine)),
+                Err(error) => lacking += &format!("skipped: {engine}: {error}\n"),
             }
         }
         let _ = io::stderr().write_all(lacking.as_bytes());
         if let Ok(expected) = std::env::var(EXPECTED) {
-            let found: Vec<_> = available.iter().map(|engine| name(*engine)).collect();
+            let found: Vec<_> = available.iter().map(Engine::to_string).collect();
             let found = found.join(",");
             assert_eq!(found, expected, "not the engines of {EXPECTED}\n{lacking}");
         }
@@ -44,7 +34,7 @@ pub fn engines() -> &'static [Engine] {
 /// Runs a test on each engine; what is printed last before a failure is the engine it failed on.
 pub fn for_each_engine(test: impl Fn(Engine)) {
     for engine in engines() {
-        println!("engine: {}", name(*engine));
+        println!("engine: {engine}");
         test(*engine);
     }
 }

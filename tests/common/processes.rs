@@ -33,7 +33,7 @@ struct Life {
 /// Lives `scenario` on each engine, each time in a process of its own: this test binary again,
 /// which runs nothing but the calling test. In that process the call does not return.
 pub fn in_child(scenario: impl FnOnce(Engine)) -> Ended {
-    in_child_on(&engines::ALL, scenario)
+    in_child_on(Engine::ALL, scenario)
 }
 
 /// The same on some engines, as far as they are there.
@@ -42,10 +42,7 @@ pub fn in_child_on(wanted: &[Engine], scenario: impl FnOnce(Engine)) -> Ended {
         set_alarm();
         no_core_dumps();
         die_of_panics();
-        let engine = engines::ALL
-            .into_iter()
-            .find(|engine| engines::name(*engine) == name);
-        scenario(engine.unwrap());
+        scenario(name.parse().unwrap());
         std::process::exit(FINISHED);
     }
     let test = current_test();
@@ -53,9 +50,7 @@ pub fn in_child_on(wanted: &[Engine], scenario: impl FnOnce(Engine)) -> Ended {
         .iter()
         .filter(|engine| wanted.contains(engine));
     Ended {
-        lives: available
-            .map(|engine| live(&test, engines::name(*engine)))
-            .collect(),
+        lives: available.map(|engine| live(&test, engine.name())).collect(),
     }
 }
 

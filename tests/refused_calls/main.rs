@@ -17,7 +17,6 @@ mod calls;
 
 use Refusal::{AtOnce, HalfWay};
 use calls::{Call, Refusal, called, has_refused, refuse, watch};
-use common::engines::ALL;
 use common::model::{Model, Step};
 use common::{end_of_forked, in_child_on, on, page_size};
 use libc::{EAGAIN, EINVAL, ENOMEM, EPERM};
@@ -224,7 +223,7 @@ fn refuse_each(engines: &[Engine], call: Call, refusals: &[Refusal]) {
 
 #[test]
 fn calls_of_the_library_come_here() {
-    let ended = in_child_on(&ALL, |engine| {
+    let ended = in_child_on(Engine::ALL, |engine| {
         live(on(engine), false);
         let by_any = [
             Call::Mprotect,
@@ -255,7 +254,7 @@ fn calls_of_the_library_come_here() {
 #[test]
 fn mprotect() {
     let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM)];
-    refuse_each(&ALL, Call::Mprotect, &refusals);
+    refuse_each(Engine::ALL, Call::Mprotect, &refusals);
 }
 
 #[test]
@@ -297,35 +296,35 @@ fn asking_for_the_descriptor() {
 #[test]
 fn madvise() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each(&ALL, Call::Madvise, &refusals);
+    refuse_each(Engine::ALL, Call::Madvise, &refusals);
 }
 
 #[test]
 fn mincore() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each(&ALL, Call::Mincore, &refusals);
+    refuse_each(Engine::ALL, Call::Mincore, &refusals);
 }
 
 #[test]
 fn scanning_the_page_map() {
     let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
-    refuse_each(&ALL, Call::Scan, &refusals);
+    refuse_each(Engine::ALL, Call::Scan, &refusals);
 }
 
 #[test]
 fn mmap() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each(&ALL, Call::Mmap, &refusals);
+    refuse_each(Engine::ALL, Call::Mmap, &refusals);
 }
 
 #[test]
 fn munmap() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each(&ALL, Call::Munmap, &refusals);
+    refuse_each(Engine::ALL, Call::Munmap, &refusals);
 }
 
 #[test]
 fn open() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each(&ALL, Call::Open, &refusals);
+    refuse_each(Engine::ALL, Call::Open, &refusals);
 }

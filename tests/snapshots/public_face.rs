@@ -57,6 +57,23 @@ fn windows_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn engines_have_names() {
+    for engine in Engine::ALL {
+        assert_eq!(engine.to_string().parse::<Engine>().unwrap(), *engine);
+        assert_eq!(format!("{engine:>13}").trim_start(), engine.name());
+    }
+    for name in ["", "Mprotect", "mprotect "] {
+        let error = name.parse::<Engine>().unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, Error::NoSuchEngine { .. }), "{said}");
+        assert!(
+            said.contains(&format!("{name:?}")) && said.contains("userfaultfd"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn a_reader_is_printed_without_its_bytes() {
     for_each_engine(|engine| {
         let arena = on(engine).build(40 * page_size()).unwrap();

@@ -58,11 +58,11 @@ fn armed_ahead_and_guard() {
         });
         core.begin_guard(PageRange::all(2));
         assert!(
-            core.engine.store(page(1), 1, 1),
+            core.memory().store(page(1), 1, 1),
             "a page under a guard was armed"
         );
         assert!(
-            core.engine.store(page(0), 0, 1),
+            core.memory().store(page(0), 0, 1),
             "a page under a guard was armed"
         );
         core.end_guard();
@@ -83,7 +83,7 @@ fn armed_ahead_and_last_way_out() {
             core.arm_ahead(&mut preparation, Duration::MAX).unwrap();
             core.snapshot()
         });
-        core.engine.no_mappings.store(true, Relaxed);
+        core.memory().no_mappings.store(true, Relaxed);
         core.write(2, 1);
         let second = armer.join().unwrap();
         let seen = core.frozen(&second, 2).unwrap();

@@ -13,7 +13,7 @@ fn two_writers_split_an_untouched_block() {
         let other = spawn(&core, |core| core.write(1, 7));
         core.write(0, 5);
         other.join().unwrap();
-        assert_eq!([core.engine.load(0), core.engine.load(1)], [5, 7]);
+        assert_eq!([core.memory().load(0), core.memory().load(1)], [5, 7]);
         assert_eq!(core.frozen(&snapshot, 0).unwrap(), 0);
         assert_eq!(core.frozen(&snapshot, 1).unwrap(), 0);
         core.assert_settled();
@@ -50,11 +50,11 @@ fn untouched_blocks_and_no_mappings() {
     model(2, || {
         let core = arena_of_blocks(4);
         let snapshot = core.snapshot();
-        core.engine.no_mappings.store(true, Relaxed);
+        core.memory().no_mappings.store(true, Relaxed);
         let other = spawn(&core, |core| core.write(3, 7));
         core.write(0, 5);
         other.join().unwrap();
-        assert_eq!([core.engine.load(0), core.engine.load(3)], [5, 7]);
+        assert_eq!([core.memory().load(0), core.memory().load(3)], [5, 7]);
         for at in 0..4 {
             assert_eq!(core.frozen(&snapshot, at).unwrap(), 0);
         }
@@ -69,14 +69,14 @@ fn untouched_blocks_armed_half_way() {
     model(2, || {
         let core = arena_of_blocks(6);
         core.write(0, 1);
-        core.engine.no_mappings.store(true, Relaxed);
-        core.engine.half_way.store(true, Relaxed);
+        core.memory().no_mappings.store(true, Relaxed);
+        core.memory().half_way.store(true, Relaxed);
         let snapshot = core.snapshot();
-        core.engine.no_mappings.store(false, Relaxed);
+        core.memory().no_mappings.store(false, Relaxed);
         let other = spawn(&core, |core| core.write(2, 7));
         core.write(4, 5);
         other.join().unwrap();
-        assert_eq!([core.engine.load(2), core.engine.load(4)], [7, 5]);
+        assert_eq!([core.memory().load(2), core.memory().load(4)], [7, 5]);
         assert_eq!(core.frozen(&snapshot, 2).unwrap(), 0);
         assert_eq!(core.frozen(&snapshot, 4).unwrap(), 0);
         core.assert_settled();
@@ -91,11 +91,11 @@ fn a_block_whose_protection_failed() {
         let core = arena_of_blocks(4);
         let first = core.snapshot();
         core.make_writable(PageRange::from(2..4));
-        core.engine.no_mappings.store(true, Relaxed);
-        core.engine.no_pages.store(true, Relaxed);
+        core.memory().no_mappings.store(true, Relaxed);
+        core.memory().no_pages.store(true, Relaxed);
         assert!(core.commit().is_err());
-        core.engine.no_mappings.store(false, Relaxed);
-        core.engine.no_pages.store(false, Relaxed);
+        core.memory().no_mappings.store(false, Relaxed);
+        core.memory().no_pages.store(false, Relaxed);
         let taker = spawn(&core, Core::snapshot);
         core.write(2, 5);
         let second = taker.join().unwrap();
@@ -125,7 +125,7 @@ fn slices_smaller_than_untouched_blocks() {
         });
         core.write(3, 7);
         preparer.join().unwrap();
-        assert!(!core.engine.is_marked(page(0)));
+        assert!(!core.memory().is_write_protected(page(0)));
         for at in [0, 1] {
             assert!(!core.dirty.contains(page(at)), "page {at} is not armed");
         }

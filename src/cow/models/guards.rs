@@ -11,11 +11,11 @@ fn guard_and_commit() {
         let taker = spawn(&core, Core::snapshot);
         core.begin_guard(PageRange::all(1));
         assert!(
-            core.engine.store(page(0), 0, 1),
+            core.memory().store(page(0), 0, 1),
             "a page under a guard was armed"
         );
         assert!(
-            core.engine.store(page(0), 0, 2),
+            core.memory().store(page(0), 0, 2),
             "a page under a guard was armed"
         );
         core.end_guard();
@@ -35,8 +35,8 @@ fn opened_range_and_copy_in_progress() {
         let snapshot = core.snapshot();
         let writer = spawn(&core, |core| core.write(2, 1));
         core.begin_guard(PageRange::all(2));
-        assert!(core.engine.store(page(1), 2, 3));
-        assert!(core.engine.store(page(1), 3, 3));
+        assert!(core.memory().store(page(1), 2, 3));
+        assert!(core.memory().store(page(1), 3, 3));
         core.end_guard();
         writer.join().unwrap();
         assert_eq!(core.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
@@ -57,7 +57,7 @@ fn guards_of_two_arenas_and_commits() {
         let nested = |outer: &Arc<Core>, inner: &Arc<Core>| {
             outer.begin_guard(PageRange::all(1));
             inner.begin_guard(PageRange::all(1));
-            assert!(inner.engine.store(page(0), 0, 1));
+            assert!(inner.memory().store(page(0), 0, 1));
             inner.end_guard();
             outer.end_guard();
         };

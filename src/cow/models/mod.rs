@@ -1,5 +1,5 @@
 //! Loom models of the races of the fault protocol: the shipped gate, table, store, versions, fault,
-//! commit, release, read and guard code, on a fake system.
+//! commit, release, read, guard and engine code, on a fake system.
 //!
 //! Run by `RUSTFLAGS="--cfg loom" cargo test --release --lib`. Each model names the race and what
 //! would go wrong; `docs/testing.md` lists the mutations that turn it red.
@@ -8,6 +8,7 @@ mod ahead;
 mod blocks;
 mod guards;
 mod lifetimes;
+mod lost;
 mod opened;
 mod refused;
 mod runs;
@@ -95,7 +96,7 @@ impl Core {
     /// An ordinary store: retried by the "processor" until it is not refused.
     fn write(&self, at: usize, value: u8) {
         let page = self.page_size.page_of(at);
-        while !self.engine.store(page, at, value) {
+        while !self.memory().store(page, at, value) {
             self.first_write(page);
         }
     }
@@ -103,7 +104,7 @@ impl Core {
     /// An atomic addition.
     fn add(&self, at: usize, value: u8) {
         let page = self.page_size.page_of(at);
-        while !self.engine.add(page, at, value) {
+        while !self.memory().add(page, at, value) {
             self.first_write(page);
         }
     }
@@ -136,7 +137,7 @@ impl Core {
         for page in self.all_pages().iter() {
             let word = self.table.load(page);
             assert!(!word.is_claimed());
-            if self.engine.is_writable(page) {
+            if self.memory().is_writable(page) {
                 assert!(
                     self.dirty.contains(page),
                     "an open page that no commit would arm"

@@ -48,7 +48,7 @@ fn open_all_and_drop() {
         let opened = opener.join().unwrap();
         core.assert_settled();
         if opened {
-            assert!(core.engine.store(page(1), 1, 1), "a page is armed");
+            assert!(core.memory().store(page(1), 1, 1), "a page is armed");
         }
         assert_eq!(core.store.in_use(), 0);
     });
@@ -64,7 +64,7 @@ fn open_all_and_split_of_an_untouched_block() {
         core.write(0, 1);
         opener.join().unwrap();
         for at in [0, 1] {
-            assert!(core.engine.store(page(at), at, 2), "a page is armed");
+            assert!(core.memory().store(page(at), at, 2), "a page is armed");
         }
         let snapshot = core.snapshot();
         core.write(1, 3);
@@ -78,8 +78,9 @@ fn open_all_and_split_of_an_untouched_block() {
 fn opening_fails_half_way() {
     model(2, || {
         let core = settle(arena(2));
-        core.engine.fail_disarming.store(true, Relaxed);
+        core.memory().fail_disarming.store(true, Relaxed);
         assert!(matches!(core.open_all(), Err(Error::Protect { .. })));
+        core.memory().fail_disarming.store(false, Relaxed);
         let writer = spawn(&core, |core| core.write(1, 1));
         let snapshot = core.snapshot();
         let seen = core.frozen(&snapshot, 1).unwrap();

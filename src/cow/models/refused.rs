@@ -8,7 +8,7 @@ fn last_way_out_of_the_mapping_wall() {
     model(2, || {
         let core = arena(3);
         let snapshot = core.snapshot();
-        core.engine.no_mappings.store(true, Relaxed);
+        core.memory().no_mappings.store(true, Relaxed);
         let reader = {
             let snapshot = snapshot.clone();
             spawn(&core, move |core| {
@@ -32,7 +32,7 @@ fn last_way_out_and_commit() {
     model(2, || {
         let core = arena(2);
         let first = core.snapshot();
-        core.engine.no_mappings.store(true, Relaxed);
+        core.memory().no_mappings.store(true, Relaxed);
         let taker = spawn(&core, Core::snapshot);
         core.write(0, 1);
         let second = taker.join().unwrap();
@@ -49,7 +49,7 @@ fn last_way_out_and_commit() {
 fn arming_fails_half_way() {
     model(3, || {
         let core = arena(2);
-        core.engine.fail_arming.store(true, Relaxed);
+        core.memory().fail_arming.store(true, Relaxed);
         let writer = spawn(&core, |core| core.write(0, 1));
         assert!(matches!(core.commit(), Err(Error::Protect { .. })));
         writer.join().unwrap();
@@ -69,7 +69,7 @@ fn arming_fails_half_way_with_a_live_snapshot() {
         let first = core.snapshot();
         core.write(0, 1);
         core.write(1, 1);
-        core.engine.fail_arming.store(true, Relaxed);
+        core.memory().fail_arming.store(true, Relaxed);
         let writer = spawn(&core, |core| core.write(0, 2));
         assert!(core.commit().is_err());
         writer.join().unwrap();
@@ -92,8 +92,8 @@ fn disarming_fails_half_way_and_commit() {
         let core = arena(3);
         let _first = core.snapshot();
         core.write(0, 1);
-        core.engine.no_mappings.store(true, Relaxed);
-        core.engine.half_way.store(true, Relaxed);
+        core.memory().no_mappings.store(true, Relaxed);
+        core.memory().half_way.store(true, Relaxed);
         let writer = spawn(&core, |core| core.write(2, 1));
         let second = core.snapshot();
         let seen = core.frozen(&second, 1).unwrap();

@@ -20,7 +20,7 @@ fn window_and_copy_in_progress() {
         for index in [0, 1] {
             assert_eq!(core.frozen_page(&snapshot, index).unwrap(), [0, 0]);
         }
-        assert_eq!([0, 2, 3].map(|at| core.engine.load(at)), [3, 1, 2]);
+        assert_eq!([0, 2, 3].map(|at| core.memory().load(at)), [3, 1, 2]);
         assert_eq!(core.store.in_use(), 2);
         core.assert_settled();
     });
@@ -73,7 +73,7 @@ fn growing_runs_meet() {
         let snapshot = core.snapshot();
         core.write(0, 1);
         core.write(3, 1);
-        core.engine.no_splits.store(true, Relaxed);
+        core.memory().no_splits.store(true, Relaxed);
         let writer = spawn(&core, |core| core.write(2, 6));
         core.write(1, 5);
         writer.join().unwrap();
@@ -92,7 +92,7 @@ fn growing_run_and_commit() {
         let core = arena(3);
         let first = core.snapshot();
         core.write(0, 1);
-        core.engine.no_splits.store(true, Relaxed);
+        core.memory().no_splits.store(true, Relaxed);
         let writer = spawn(&core, |core| core.write(2, 6));
         let second = core.snapshot();
         assert_eq!(core.frozen(&second, 1).unwrap(), 0);

@@ -23,7 +23,7 @@ fn store_used_up_and_reader() {
         core.write(1, 1);
         reader.join().unwrap();
         assert!(core.has_failed(&snapshot));
-        assert_eq!([core.engine.load(0), core.engine.load(1)], [1, 1]);
+        assert_eq!([core.memory().load(0), core.memory().load(1)], [1, 1]);
         core.assert_settled();
     });
 }

@@ -13,7 +13,7 @@ fn two_writers_on_one_page() {
         assert_eq!(core.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
         other.join().unwrap();
         assert_eq!(core.frozen_page(&snapshot, 0).unwrap(), [0, 0]);
-        assert_eq!([core.engine.load(0), core.engine.load(1)], [5, 7]);
+        assert_eq!([core.memory().load(0), core.memory().load(1)], [5, 7]);
         assert_eq!(core.store.in_use(), 1);
         core.assert_settled();
     });
@@ -30,7 +30,7 @@ fn no_store_is_lost_or_repeated() {
         core.add(0, 2);
         let second = taker.join().unwrap();
         adder.join().unwrap();
-        assert_eq!(core.engine.load(0), 3);
+        assert_eq!(core.memory().load(0), 3);
         assert_eq!(core.frozen(&first, 0).unwrap(), 0);
         assert!([0, 1, 2, 3].contains(&core.frozen(&second, 0).unwrap()));
         core.assert_settled();

@@ -2,17 +2,15 @@
 
 #![allow(unsafe_code, reason = "memory that others store to while we read it")]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
-use std::ops::{Deref, Range};
-use std::ptr::NonNull;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::pagemap::{self, Look};
 use crate::page::{PageIndex, PageRange, PageSize};
-use crate::sys::ZeroValid;
+use crate::sys::Populate;
 
 /// Pages that one call asks about whether they are in memory.
 const RESIDENCY: usize = 512;
@@ -49,6 +47,47 @@ impl Memory {
         })
     }
 
+    /// Memory for an arena: `pages` pages between some that nobody may touch, so that the mapping never
+    /// merges with a stranger's and a call over all of them splits nothing. Where it is long enough for huge
+    /// pages it begins with one.
+    pub fn guarded(pages: usize, page_size: PageSize) -> io::Result<Self> {
+        let huge = page_size.pages_of_table();
+        let alignment = if pages < huge { 1 } else { huge };
+        let memory = Self::new(pages + 1 + alignment, page_size)?;
+        let bytes = page_size.bytes();
+        let low = memory.start;
+        let first = low.wrapping_add(bytes).align_offset(alignment * bytes) / bytes + 1;
+        let high = first + pages;
+        for guard in [0..first, high..memory.len / bytes] {
+            let start = low.wrapping_add(guard.start * bytes);
+            let len = guard.len() * bytes;
+            // SAFETY: inside the mapping that was just made and that nobody uses.
+            if unsafe { libc::mprotect(start.cast(), len, libc::PROT_NONE) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(memory.inner(PageIndex::new(first), pages, page_size))
+    }
+
+    /// The same mapping, narrowed to `pages` pages from `first`.
+    fn inner(self, first: PageIndex, pages: usize, page_size: PageSize) -> Self {
+        let offset = page_size.offset_of(first);
+        let len = pages * page_size.bytes();
+        debug_assert!(offset + len <= self.len);
+        Self {
+            start: self.start.wrapping_add(offset),
+            len,
+            ..self
+        }
+    }
+
+    /// Writes the first byte of memory that nobody else knows of yet. Before it is ever protected this gives the
+    /// mapping its bookkeeping, without which its parts never merge again ([`super::mprotect`]).
+    pub fn write_first_byte(&self) {
+        // SAFETY: the first byte of the mapping, writable, and nobody else knows of it (the caller's).
+        unsafe { self.start.write_volatile(0) };
+    }
+
     /// Asks for huge pages as it is touched. A system without them refuses, which is as good.
     pub fn in_huge_pages(self) -> Self {
         self.advise(libc::MADV_HUGEPAGE)
@@ -64,18 +103,6 @@ impl Memory {
         // SAFETY: the whole mapping; the advice does not change contents.
         unsafe { libc::madvise(self.start.cast(), self.len, advice) };
         self
-    }
-
-    /// The same mapping, narrowed to `pages` pages from `first`.
-    pub fn inner(self, first: PageIndex, pages: usize, page_size: PageSize) -> Self {
-        let offset = page_size.offset_of(first);
-        let len = pages * page_size.bytes();
-        debug_assert!(offset + len <= self.len);
-        Self {
-            start: self.start.wrapping_add(offset),
-            len,
-            ..self
-        }
     }
 
     pub fn as_ptr(&self) -> *const u8 {
@@ -152,16 +179,14 @@ impl Memory {
         }
     }
 
-    /// Makes the pages, which hold nothing yet, resident: by one call, or by touching each. The call is three times as
-    /// fast, but holds the lock of all mappings, which is not fair: who changes mappings meanwhile waits for up to
-    /// 8 ms (measured).
-    pub fn populate(&self, range: PageRange, page_size: PageSize, by_call: bool) {
+    /// Makes the pages, which hold nothing yet, resident.
+    pub fn populate(&self, range: PageRange, page_size: PageSize, by: Populate) {
         const SOME: usize = 32;
         let (start, len) = self.bytes_of(range, page_size);
         for at in (0..len).step_by(SOME * page_size.bytes()) {
             let some = (SOME * page_size.bytes()).min(len - at);
             let start = start.wrapping_add(at);
-            if !by_call || !Self::populate_by_call(start, some) {
+            if by == Populate::ByTouch || !Self::populate_by_call(start, some) {
                 Self::touch(start, some, page_size);
             }
         }
@@ -256,92 +281,5 @@ impl Memory {
         let len = range.count() * page_size.bytes();
         debug_assert!(start + len <= self.len);
         (self.start.wrapping_add(start), len)
-    }
-}
-
-/// A slice of zero-valued `T` in zeroed memory: a large one costs what is touched, a small one no mapping.
-pub(crate) struct Zeroed<T> {
-    start: NonNull<T>,
-    count: usize,
-    _memory: Backing,
-}
-
-/// Where the values are.
-enum Backing {
-    Mapping {
-        _memory: Memory,
-    },
-    /// Neighbours on the heap are not in its cache lines.
-    Heap {
-        start: NonNull<u8>,
-        layout: Layout,
-    },
-}
-
-/// Bytes up to which a slice comes from the heap.
-const SMALL: usize = 16 << 10;
-const CACHE_LINE: usize = 64;
-
-// SAFETY: owns its values, as a `Box<[T]>` does.
-unsafe impl<T: Send> Send for Zeroed<T> {}
-// SAFETY: as above.
-unsafe impl<T: Sync> Sync for Zeroed<T> {}
-
-impl<T: ZeroValid> Zeroed<T> {
-    pub fn new(count: usize) -> io::Result<Self> {
-        const { assert!(align_of::<T>() <= CACHE_LINE && size_of::<T>() > 0) };
-        let bytes = count
-            .checked_mul(size_of::<T>())
-            .ok_or(io::ErrorKind::OutOfMemory)?;
-        let (start, memory) = if bytes <= SMALL {
-            Backing::on_heap(bytes.max(1))?
-        } else {
-            Backing::in_mapping(bytes)?
-        };
-        Ok(Self {
-            start: start.cast(),
-            count,
-            _memory: memory,
-        })
-    }
-}
-
-impl Backing {
-    fn on_heap(bytes: usize) -> io::Result<(NonNull<u8>, Self)> {
-        let layout =
-            Layout::from_size_align(bytes, CACHE_LINE).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        // SAFETY: not of size zero (the caller's).
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) });
-        let start = start.ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok((start, Self::Heap { start, layout }))
-    }
-
-    fn in_mapping(bytes: usize) -> io::Result<(NonNull<u8>, Self)> {
-        let page_size = PageSize::host();
-        let pages = page_size
-            .count_for(bytes)
-            .ok_or(io::ErrorKind::OutOfMemory)?;
-        let memory = Memory::new(pages, page_size)?.in_small_pages();
-        let start = NonNull::new(memory.as_mut_ptr()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok((start, Self::Mapping { _memory: memory }))
-    }
-}
-
-impl Drop for Backing {
-    fn drop(&mut self) {
-        if let Self::Heap { start, layout } = self {
-            // SAFETY: allocated in `on_heap` with this layout, and nobody has a reference any more.
-            unsafe { dealloc(start.as_ptr(), *layout) };
-        }
-    }
-}
-
-impl<T: ZeroValid> Deref for Zeroed<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        // SAFETY: aligned memory of at least `count` values (see `new`), zero-filled at first, which is
-        // a valid `T` (`ZeroValid`), and written only through `&T` since.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
     }
 }

@@ -9,13 +9,12 @@ pub(crate) mod mappings;
 mod memory;
 mod mprotect;
 mod pagemap;
-mod protection;
 pub(crate) mod signal;
-mod userfaultfd;
+pub(crate) mod userfaultfd;
+mod zeroed;
 
-pub(crate) use memory::{Memory, Zeroed};
-pub(crate) use protection::{Protection, probe_userfaultfd};
-pub(crate) use userfaultfd::forget_descriptor;
+pub(crate) use memory::Memory;
+pub(crate) use zeroed::Zeroed;
 
 /// Writes a fixed text to standard error and aborts: for the fault path, which can do nothing else.
 #[cold]

@@ -215,6 +215,7 @@ impl Drop for Pagemap {
 mod tests {
     use super::*;
     use crate::page::PageRange;
+    use crate::sys::Populate;
 
     /// Memory of some pages, of which these are touched.
     fn memory(pages: usize, touched: &[usize]) -> (Memory, PageSize) {
@@ -230,7 +231,7 @@ mod tests {
         };
         for page in touched {
             let range = PageRange::new(PageIndex::new(*page), PageIndex::new(*page));
-            memory.populate(range, page_size, false);
+            memory.populate(range, page_size, Populate::ByTouch);
         }
         (memory, page_size)
     }

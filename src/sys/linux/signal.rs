@@ -1,8 +1,8 @@
 //! The handler's installation, for SIGSEGV and for SIGBUS, and forwarding what is not ours.
 //!
 //! Process-wide state of the crate is here, in [`crate::process::registry`] (which arenas exist), in `fork` (the
-//! hooks), in `mappings` (the budget), and in `userfaultfd` and `protection` (its descriptor, and whether it
-//! worked). The handler is installed once for each signal, by the first arena that
+//! hooks), in `mappings` (the budget), in `userfaultfd` (its descriptor) and in `protect/probe.rs` (whether it
+//! has worked). The handler is installed once for each signal, by the first arena that
 //! needs it, and stays.
 //!
 //! Why not `signal-hook`: it refuses SIGSEGV, and its unchecked way calls the previous handler first.

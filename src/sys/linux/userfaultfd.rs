@@ -1,8 +1,7 @@
 //! Protection by userfaultfd(2) in write-protect mode, delivered as SIGBUS to the thread that stores.
 //!
 //! The protection is a bit in each page-table entry, so no mapping is split. Pages that have no entry yet have no
-//! bit; the kernel can put markers there, which costs page tables. So blocks that were never touched are
-//! protected by mprotect instead, as a whole ([`Blocks`]), and get markers when one of their pages is stored to.
+//! bit; the kernel can put markers there, which costs page tables ([`crate::protect`] avoids most of it).
 //! The flag `UFFD_USER_MODE_ONLY` makes it work without privileges: a system call that writes into
 //! an armed page fails with EFAULT, as with mprotect.
 //!
@@ -16,15 +15,13 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
 use super::memory::Memory;
-use super::mprotect;
-use crate::page::{PageIndex, PageRange, PageSize};
-use crate::sys::ProtectError;
-use crate::sys::blocks::{Blocks, Protect};
+use crate::page::{PageRange, PageSize};
+use crate::sys::{Permission, ProtectError};
 
 // linux/userfaultfd.h
 const USER_MODE_ONLY: libc::c_int = 1;
@@ -65,9 +62,6 @@ const IOCTL_API: libc::Ioctl = libc::_IOWR::<ApiArgs>(0xaa, 0x3f);
 const IOCTL_REGISTER: libc::Ioctl = libc::_IOWR::<RegisterArgs>(0xaa, 0x00);
 const IOCTL_WRITEPROTECT: libc::Ioctl = libc::_IOWR::<WriteProtectArgs>(0xaa, 0x06);
 
-/// Most blocks of an arena: each may be a mapping of its own.
-const MOST_BLOCKS: usize = 8192;
-
 /// The descriptor that serves all arenas, as a [`Descriptor`].
 static SHARED: AtomicU64 = AtomicU64::new(Descriptor::NONE.0);
 
@@ -75,7 +69,7 @@ static SHARED: AtomicU64 = AtomicU64::new(Descriptor::NONE.0);
 /// stands for (its inode, of which each userfaultfd has one of its own since Linux 5.12): somebody may
 /// close the descriptor, and the kernel gives its number out again.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Descriptor(u64);
+pub(crate) struct Descriptor(u64);
 
 impl Descriptor {
     const NONE: Self = Self::new(0, -1);
@@ -93,7 +87,7 @@ impl Descriptor {
     }
 
     /// The one that serves all arenas, opened if there is none or somebody has closed it.
-    fn shared() -> io::Result<Self> {
+    pub fn shared() -> io::Result<Self> {
         loop {
             let seen = Self::current();
             if seen.is_open() {
@@ -107,6 +101,40 @@ impl Descriptor {
                 return Ok(new);
             }
             close(number);
+        }
+    }
+
+    /// Has pages of the memory protected, none of them at first.
+    pub fn register(&self, memory: &Memory) -> io::Result<()> {
+        register(self.number(), memory)
+    }
+
+    /// `Err` when somebody closed it, which ended all protection. Async-signal-safe.
+    pub fn check(&self) -> io::Result<()> {
+        if self.in_use() >= 0 && self.is_open() {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EBADF))
+        }
+    }
+
+    /// Gives pages this permission one by one, pages that were never touched included. Async-signal-safe.
+    pub fn protect(
+        &self,
+        memory: &Memory,
+        range: PageRange,
+        page_size: PageSize,
+        permission: Permission,
+    ) -> Result<(), ProtectError> {
+        write_protect(self.in_use(), memory, range, page_size, permission)
+    }
+
+    /// Its number, or -1 when another one serves the process by now.
+    fn in_use(&self) -> RawFd {
+        if *self == Self::current() {
+            self.number()
+        } else {
+            -1
         }
     }
 
@@ -124,170 +152,20 @@ impl Descriptor {
     }
 }
 
-pub(super) struct Userfaultfd {
-    descriptor: Descriptor,
-    /// In the child of a fork.
-    forsaken: AtomicBool,
-    blocks: Blocks,
-}
-
-impl Userfaultfd {
-    pub fn new(memory: &Memory, page_size: PageSize) -> io::Result<Self> {
-        // So that markers in one block cost no other its table.
-        let table = page_size.pages_of_table();
-        let pages = memory.len() / page_size.bytes();
-        let block = pages.div_ceil(MOST_BLOCKS).next_power_of_two().max(table);
-        let blocks = Blocks::new(pages, block)?;
-        let descriptor = Descriptor::shared()?;
-        register(descriptor.number(), memory)?;
-        Ok(Self {
-            descriptor,
-            forsaken: AtomicBool::new(false),
-            blocks,
-        })
-    }
-
-    /// The descriptor, or -1 when there is another one by now.
-    pub fn descriptor(&self) -> RawFd {
-        if self.descriptor == Descriptor::current() {
-            self.descriptor.number()
-        } else {
-            -1
-        }
-    }
-
-    /// Whether this process's pages are protected by it.
-    pub fn is_active(&self) -> bool {
-        !self.forsaken.load(Ordering::Relaxed)
-    }
-
-    /// In the child of a fork: it protects nothing here.
-    pub fn forsake(&self) {
-        self.forsaken.store(true, Ordering::Relaxed);
-    }
-
-    /// `Err` when somebody closed the descriptor, which ended all protection. Async-signal-safe.
-    pub fn check(&self) -> io::Result<()> {
-        if self.descriptor() >= 0 && self.descriptor.is_open() {
-            Ok(())
-        } else {
-            Err(io::Error::from_raw_os_error(libc::EBADF))
-        }
-    }
-
-    /// After the descriptor was closed, and all snapshots are known to have failed: has the mappings
-    /// refuse no store any more. Async-signal-safe.
-    pub fn give_up(&self, by: &Calls<'_>) -> Result<(), ProtectError> {
-        self.blocks.open_mappings(by)
-    }
-
-    /// As [`Protection::arm`](super::Protection::arm).
-    pub fn arm(&self, range: PageRange, by: &Calls<'_>) -> Result<(), ProtectError> {
-        self.blocks.arm(range, by)
-    }
-
-    /// As [`Protection::disarm`](super::Protection::disarm).
-    pub fn disarm(&self, range: PageRange, by: &Calls<'_>) -> Result<(), ProtectError> {
-        self.blocks.disarm(range, by)
-    }
-
-    /// As [`Protection::unfold`](super::Protection::unfold).
-    pub fn unfold(&self, by: &Calls<'_>) -> Result<(), ProtectError> {
-        self.blocks.split_all(by)
-    }
-
-    /// As [`Protection::whole_end`](super::Protection::whole_end).
-    pub fn whole_end(&self, end: usize, by: &Calls<'_>) -> usize {
-        self.blocks.whole_end(end, by)
-    }
-
-    /// As [`Protection::whole_blocks`](super::Protection::whole_blocks).
-    pub fn whole_blocks(&self, range: PageRange, by: &Calls<'_>) -> PageRange {
-        self.blocks.whole_blocks(range, by)
-    }
-
-    /// The most borders between mappings that its blocks made at one time.
-    pub fn most_borders(&self) -> u64 {
-        self.blocks.most_borders()
-    }
-
-    /// For checks: adds the pages that are armed one by one.
-    pub fn add_armed(
-        &self,
-        memory: &Memory,
-        page_size: PageSize,
-        armed: &mut [bool],
-    ) -> Result<(), String> {
-        use std::os::unix::fs::FileExt;
-        const UFFD_WP: u64 = 1 << 57;
-        let map = std::fs::File::open("/proc/self/pagemap").map_err(|error| error.to_string())?;
-        let first = memory.as_ptr() as usize / page_size.bytes();
-        let mut entries = vec![0; armed.len() * size_of::<u64>()];
-        map.read_exact_at(&mut entries, (first * size_of::<u64>()) as u64)
-            .map_err(|error| error.to_string())?;
-        for (armed, entry) in armed.iter_mut().zip(entries.as_chunks::<8>().0) {
-            *armed |= u64::from_ne_bytes(*entry) & UFFD_WP != 0;
-        }
-        Ok(())
-    }
-}
-
-/// The system calls, and how many were made. Async-signal-safe.
-pub(super) struct Calls<'a> {
-    pub descriptor: RawFd,
-    pub memory: &'a Memory,
-    pub page_size: PageSize,
-    pub made: &'a AtomicU64,
-}
-
-impl Protect for Calls<'_> {
-    fn pages(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
-        let (start, len) = self.memory.bytes_of(range, self.page_size);
-        let mut args = WriteProtectArgs {
-            start: start as u64,
-            len: len as u64,
-            mode: if writable {
-                WRITEPROTECT_MODE_DONTWAKE
-            } else {
-                WRITEPROTECT_MODE_WP
-            },
-        };
-        self.made.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the request's own arguments; the pages are ours. As with mprotect, no references are
-        // invalidated.
-        let result = unsafe { libc::ioctl(self.descriptor, IOCTL_WRITEPROTECT, &raw mut args) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(ProtectError::Refused(Errno::last_raw()))
-        }
-    }
-
-    fn mapping(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
-        self.made.fetch_add(1, Ordering::Relaxed);
-        mprotect::protect(self.memory, self.page_size, range, writable)
-    }
-
-    fn first_touched(&self, range: PageRange) -> Option<PageIndex> {
-        self.memory.first_touched(range, self.page_size)
-    }
-}
-
 /// Whether it works here: tries it on a page, with a descriptor for that alone.
-pub(super) fn probe() -> io::Result<()> {
+pub(crate) fn probe() -> io::Result<()> {
     let page_size = PageSize::host();
     let memory = Memory::new(1, page_size)?;
     let descriptor = open()?;
-    let calls = Calls {
-        descriptor,
-        memory: &memory,
-        page_size,
-        made: &AtomicU64::new(0),
+    let protect = |permission| {
+        let page = PageRange::all(1);
+        Ok(write_protect(
+            descriptor, &memory, page, page_size, permission,
+        )?)
     };
-    let page = PageRange::all(1);
     let worked = register(descriptor, &memory)
-        .and_then(|()| Ok(calls.pages(page, false)?))
-        .and_then(|()| Ok(calls.pages(page, true)?));
+        .and_then(|()| protect(Permission::ReadOnly))
+        .and_then(|()| protect(Permission::Writable));
     close(descriptor);
     worked
 }
@@ -298,6 +176,49 @@ pub(crate) fn forget_descriptor() {
     SHARED.store(Descriptor::NONE.0, Ordering::Relaxed);
     if inherited.is_open() {
         close(inherited.number());
+    }
+}
+
+impl Memory {
+    /// For checks: which pages are write-protected one by one, one value a page.
+    pub fn write_protected_pages(&self, page_size: PageSize) -> Result<Vec<bool>, String> {
+        use std::os::unix::fs::FileExt;
+        const UFFD_WP: u64 = 1 << 57;
+        let map = std::fs::File::open("/proc/self/pagemap").map_err(|error| error.to_string())?;
+        let first = self.as_ptr() as usize / page_size.bytes();
+        let pages = self.len() / page_size.bytes();
+        let mut entries = vec![0; pages * size_of::<u64>()];
+        map.read_exact_at(&mut entries, (first * size_of::<u64>()) as u64)
+            .map_err(|error| error.to_string())?;
+        let entries = entries.as_chunks::<8>().0.iter();
+        let is_protected = |entry: &[u8; 8]| u64::from_ne_bytes(*entry) & UFFD_WP != 0;
+        Ok(entries.map(is_protected).collect())
+    }
+}
+
+/// Async-signal-safe.
+fn write_protect(
+    descriptor: RawFd,
+    memory: &Memory,
+    range: PageRange,
+    page_size: PageSize,
+    permission: Permission,
+) -> Result<(), ProtectError> {
+    let (start, len) = memory.bytes_of(range, page_size);
+    let mut args = WriteProtectArgs {
+        start: start as u64,
+        len: len as u64,
+        mode: match permission {
+            Permission::ReadOnly => WRITEPROTECT_MODE_WP,
+            Permission::Writable => WRITEPROTECT_MODE_DONTWAKE,
+        },
+    };
+    // SAFETY: the request's own arguments; the pages are ours. As with mprotect, no references are
+    // invalidated.
+    if unsafe { libc::ioctl(descriptor, IOCTL_WRITEPROTECT, &raw mut args) } == 0 {
+        Ok(())
+    } else {
+        Err(ProtectError::Refused(Errno::last_raw()))
     }
 }
 

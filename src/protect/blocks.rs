@@ -28,7 +28,7 @@ use std::sync::atomic::AtomicI64;
 
 use crate::page::{PageIndex, PageRange};
 use crate::sync::{AtomicU32, Ordering, sleep_u32, wait_until, wake_u32};
-use crate::sys::{self, ProtectError, ZeroValid, Zeroed};
+use crate::sys::{self, Permission, ProtectError, ZeroValid, Zeroed};
 
 const SINGLE: u32 = 0;
 const WHOLE: u32 = 1;
@@ -44,17 +44,17 @@ struct State(AtomicU32);
 unsafe impl ZeroValid for State {}
 
 /// The two ways to protect pages.
-pub(crate) trait Protect {
+pub(super) trait Protect {
     /// Page by page, pages that were never touched included.
-    fn pages(&self, range: PageRange, writable: bool) -> Result<(), ProtectError>;
-    /// By the permissions of the mapping.
-    fn mapping(&self, range: PageRange, writable: bool) -> Result<(), ProtectError>;
+    fn pages(&self, range: PageRange, permission: Permission) -> Result<(), ProtectError>;
+    /// By the permission of their mapping.
+    fn mapping(&self, range: PageRange, permission: Permission) -> Result<(), ProtectError>;
     /// The first of these pages of which the system holds anything. Decides about cost only: a page
     /// that is passed over may be protected in either way.
     fn first_touched(&self, range: PageRange) -> Option<PageIndex>;
 }
 
-pub(crate) struct Blocks {
+pub(super) struct Blocks {
     states: Zeroed<State>,
     block: usize,
     pages: usize,
@@ -119,13 +119,13 @@ impl Blocks {
             return Ok(());
         };
         if !whole {
-            by.pages(range, false)?;
+            by.pages(range, Permission::ReadOnly)?;
             self.end_doubt(range);
             return Ok(());
         }
-        let done = match by.mapping(range, false) {
+        let done = match by.mapping(range, Permission::ReadOnly) {
             // Markers need no mappings.
-            Err(ProtectError::NoMappings) => by.pages(range, false),
+            Err(ProtectError::NoMappings) => by.pages(range, Permission::ReadOnly),
             done => done,
         };
         // Also when a call failed: it may have come half way.
@@ -171,17 +171,17 @@ impl Blocks {
         for (block, _) in self.parts(range) {
             self.split(block, || {
                 let pages = self.pages_of(block);
-                by.pages(pages, false)?;
-                by.mapping(pages, true)
+                by.pages(pages, Permission::ReadOnly)?;
+                by.mapping(pages, Permission::Writable)
             })?;
         }
-        by.pages(range, true)
+        by.pages(range, Permission::Writable)
     }
 
     /// Protects no block as a whole any more, by one call, which splits no mapping.
     pub fn open_mappings(&self, by: &impl Protect) -> Result<(), ProtectError> {
         let all = PageRange::all(self.pages);
-        by.mapping(all, true)?;
+        by.mapping(all, Permission::Writable)?;
         self.set(all, SINGLE);
         Ok(())
     }
@@ -191,10 +191,10 @@ impl Blocks {
         let all = PageRange::all(self.pages);
         for (block, pages) in self.parts(all) {
             if self.state(block) != SINGLE {
-                by.pages(pages, false)?;
+                by.pages(pages, Permission::ReadOnly)?;
             }
         }
-        by.mapping(all, true)?;
+        by.mapping(all, Permission::Writable)?;
         self.set(all, SINGLE);
         Ok(())
     }
@@ -342,13 +342,27 @@ mod tests {
     }
 
     impl Protect for Granting {
-        fn pages(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
-            self.note(if writable { "open" } else { "mark" }, range);
+        fn pages(&self, range: PageRange, permission: Permission) -> Result<(), ProtectError> {
+            self.note(
+                if permission == Permission::Writable {
+                    "open"
+                } else {
+                    "mark"
+                },
+                range,
+            );
             Ok(())
         }
 
-        fn mapping(&self, range: PageRange, writable: bool) -> Result<(), ProtectError> {
-            self.note(if writable { "unlock" } else { "lock" }, range);
+        fn mapping(&self, range: PageRange, permission: Permission) -> Result<(), ProtectError> {
+            self.note(
+                if permission == Permission::Writable {
+                    "unlock"
+                } else {
+                    "lock"
+                },
+                range,
+            );
             Ok(())
         }
 

@@ -1,8 +1,11 @@
 //! Which engines work where the program runs.
 
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::error::Error;
 use crate::options::Engine;
-use crate::sys;
+use crate::sys::userfaultfd;
 
 impl Engine {
     /// The engine that costs least where the program runs: [`Userfaultfd`](Self::Userfaultfd) when the
@@ -21,12 +24,23 @@ impl Engine {
     ///
     /// [`Error::Engine`]: why not.
     pub fn check(self) -> Result<(), Error> {
-        match self {
+        let tried = match self {
             Self::Mprotect => Ok(()),
-            Self::Userfaultfd => sys::probe_userfaultfd().map_err(|source| Error::Engine {
-                engine: self,
-                source,
-            }),
-        }
+            Self::Userfaultfd => try_userfaultfd(),
+        };
+        tried.map_err(|source| Error::Engine {
+            engine: self,
+            source,
+        })
     }
+}
+
+/// Once it worked it is not tried again: an arena finds out by itself.
+fn try_userfaultfd() -> io::Result<()> {
+    static WORKED: AtomicBool = AtomicBool::new(false);
+    if !WORKED.load(Ordering::Relaxed) {
+        userfaultfd::probe()?;
+        WORKED.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }
