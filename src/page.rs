@@ -109,19 +109,9 @@ impl PageIndex {
     pub fn below(self) -> Option<Self> {
         self.0.checked_sub(1).map(Self)
     }
-
-    /// The neighbour above, within an arena of `count` pages.
-    pub fn above(self, count: usize) -> Option<Self> {
-        Self::checked(self.get() + 1, count)
-    }
 }
 
 impl PageRange {
-    /// The pages from `first` to `last`, both included.
-    pub fn new(first: PageIndex, last: PageIndex) -> Self {
-        Self::from(first.get()..last.get() + 1)
-    }
-
     /// All pages of an arena of `count` pages.
     pub fn all(count: usize) -> Self {
         Self::from(0..count)
@@ -130,10 +120,6 @@ impl PageRange {
     /// The first page.
     pub const fn first(self) -> PageIndex {
         PageIndex(self.start)
-    }
-
-    pub const fn last(self) -> PageIndex {
-        PageIndex(self.end - 1)
     }
 
     /// Number of the first page.
@@ -152,6 +138,17 @@ impl PageRange {
 
     pub fn iter(self) -> impl Iterator<Item = PageIndex> {
         (self.start..self.end).map(PageIndex)
+    }
+
+    /// Its parts that lie in one aligned block of `size` pages each, with the block's number.
+    pub fn parts(self, size: usize) -> impl Iterator<Item = (usize, Self)> {
+        (self.start() / size..self.end().div_ceil(size)).map(move |block| {
+            let (start, end) = (block * size, block * size + size);
+            (
+                block,
+                Self::from(self.start().max(start)..self.end().min(end)),
+            )
+        })
     }
 }
 
@@ -207,11 +204,22 @@ mod tests {
     }
 
     #[test]
+    fn parts_lie_in_one_block_each_and_leave_nothing_out() {
+        let parts = |pages: Range<usize>| {
+            let parts = PageRange::from(pages).parts(10);
+            let parts = parts.map(|(block, part)| (block, part.start()..part.end()));
+            parts.collect::<Vec<_>>()
+        };
+        assert_eq!(parts(0..10), [(0, 0..10)]);
+        assert_eq!(parts(9..11), [(0, 9..10), (1, 10..11)]);
+        assert_eq!(parts(13..31), [(1, 13..20), (2, 20..30), (3, 30..31)]);
+    }
+
+    #[test]
     fn neighbours_stop_at_both_ends() {
         assert_eq!(PageIndex::new(0).below(), None);
         assert_eq!(PageIndex::new(1).below(), Some(PageIndex::new(0)));
-        assert_eq!(PageIndex::new(1).above(2), None);
-        assert_eq!(PageIndex::new(0).above(2), Some(PageIndex::new(1)));
+        assert_eq!(PageIndex::checked(1, 2), Some(PageIndex::new(1)));
         assert_eq!(PageIndex::checked(2, 2), None);
     }
 }

@@ -81,12 +81,11 @@ impl Blocks {
         // Pages that are known to be untouched.
         let mut untouched = 0..0;
         let mut is_untouched = |part: PageRange| {
-            let first = part.first().get();
-            if !untouched.contains(&first) {
-                let next = by.first_touched(PageRange::new(part.first(), range.last()));
-                untouched = first..next.map_or(range.last().get() + 1, PageIndex::get);
+            if !untouched.contains(&part.start()) {
+                let next = by.first_touched((part.start()..range.end()).into());
+                untouched = part.start()..next.map_or(range.end(), PageIndex::get);
             }
-            part.last().get() < untouched.end
+            part.end() <= untouched.end
         };
         // Neighbouring parts that are protected in the same way are protected by one call.
         let mut pending: Option<(bool, PageRange)> = None;
@@ -96,10 +95,8 @@ impl Blocks {
             }
             let whole = part == self.pages_of(block) && is_untouched(part);
             pending = match pending {
-                Some((same, before))
-                    if same == whole && before.last().get() + 1 == part.first().get() =>
-                {
-                    Some((whole, PageRange::new(before.first(), part.last())))
+                Some((same, before)) if same == whole && before.end() == part.start() => {
+                    Some((whole, PageRange::from(before.start()..part.end())))
                 }
                 other => {
                     self.arm_part(other, by)?;
@@ -143,7 +140,7 @@ impl Blocks {
         }
         let all = self.pages_of(block);
         match by.first_touched(all) {
-            None => all.last().get() + 1,
+            None => all.end(),
             Some(_) => end,
         }
     }
@@ -151,15 +148,14 @@ impl Blocks {
     /// These pages and those of the untouched blocks that they have a part of, which are better armed with
     /// them. While nobody disarms.
     pub fn whole_blocks(&self, range: PageRange, by: &impl Protect) -> PageRange {
-        let block = self.pages_of(range.first().get() / self.block);
-        let is_cut = block.first() < range.first();
-        let first = if is_cut && by.first_touched(block).is_none() {
-            block.first()
+        let block = self.pages_of(range.start() / self.block);
+        let is_cut = block.start() < range.start();
+        let start = if is_cut && by.first_touched(block).is_none() {
+            block.start()
         } else {
-            range.first()
+            range.start()
         };
-        let end = self.whole_end(range.last().get() + 1, by);
-        PageRange::new(first, PageIndex::new(end - 1))
+        PageRange::from(start..self.whole_end(range.end(), by))
     }
 
     /// Gives write permission back to pages that the caller has claimed. Async-signal-safe when `by` is.
@@ -200,18 +196,13 @@ impl Blocks {
     }
 
     /// The parts of `range` that lie in one block each, with the block's number.
-    fn parts(&self, range: PageRange) -> impl Iterator<Item = (usize, PageRange)> + '_ {
-        let (first, last) = (range.first(), range.last());
-        (first.get() / self.block..=last.get() / self.block).map(move |block| {
-            let all = self.pages_of(block);
-            let part = PageRange::new(first.max(all.first()), last.min(all.last()));
-            (block, part)
-        })
+    fn parts(&self, range: PageRange) -> impl Iterator<Item = (usize, PageRange)> {
+        range.parts(self.block)
     }
 
     fn pages_of(&self, block: usize) -> PageRange {
         let end = (block * self.block + self.block).min(self.pages);
-        PageRange::new(PageIndex::new(block * self.block), PageIndex::new(end - 1))
+        PageRange::from(block * self.block..end)
     }
 
     fn state(&self, block: usize) -> u32 {
@@ -243,12 +234,12 @@ impl Blocks {
 
     /// Borders that these blocks have a part in.
     fn borders_at(&self, range: PageRange) -> i64 {
-        let first = (range.first().get() / self.block).max(1);
-        let last = range.last().get() / self.block;
+        let first = (range.start() / self.block).max(1);
+        let end = range.end().div_ceil(self.block) + 1;
         let whole = |block: usize| self.state(block) != SINGLE;
         let mut below = whole(first - 1);
         let mut borders = 0;
-        for block in first..self.states.len().min(last + 2) {
+        for block in first..self.states.len().min(end) {
             let here = whole(block);
             borders += i64::from(here != below);
             below = here;
@@ -327,42 +318,37 @@ impl Drop for Blocks {
 mod tests {
     use super::*;
     use std::cell::RefCell;
+    use std::ops::Range;
 
     /// A system that grants everything, in which these pages were touched. Notes the calls.
     struct Granting {
         touched: Vec<usize>,
-        calls: RefCell<Vec<(&'static str, usize, usize)>>,
+        calls: RefCell<Vec<(&'static str, Range<usize>)>>,
     }
 
     impl Granting {
         fn note(&self, call: &'static str, range: PageRange) {
-            let (first, last) = (range.first().get(), range.last().get());
-            self.calls.borrow_mut().push((call, first, last));
+            let pages = range.start()..range.end();
+            self.calls.borrow_mut().push((call, pages));
         }
     }
 
     impl Protect for Granting {
         fn pages(&self, range: PageRange, permission: Permission) -> Result<(), ProtectError> {
-            self.note(
-                if permission == Permission::Writable {
-                    "open"
-                } else {
-                    "mark"
-                },
-                range,
-            );
+            let call = match permission {
+                Permission::ReadOnly => "mark",
+                Permission::Writable => "open",
+            };
+            self.note(call, range);
             Ok(())
         }
 
         fn mapping(&self, range: PageRange, permission: Permission) -> Result<(), ProtectError> {
-            self.note(
-                if permission == Permission::Writable {
-                    "unlock"
-                } else {
-                    "lock"
-                },
-                range,
-            );
+            let call = match permission {
+                Permission::ReadOnly => "lock",
+                Permission::Writable => "unlock",
+            };
+            self.note(call, range);
             Ok(())
         }
 
@@ -371,10 +357,6 @@ mod tests {
             let mut inside = range.iter();
             inside.find(|page| self.touched.contains(&page.get()))
         }
-    }
-
-    fn range(first: usize, last: usize) -> PageRange {
-        PageRange::new(PageIndex::new(first), PageIndex::new(last))
     }
 
     #[test]
@@ -386,28 +368,28 @@ mod tests {
         };
         let before = sys::mappings::in_use();
         let blocks = Blocks::new(BLOCKS * 10 - 3, 10).unwrap();
-        let last = BLOCKS * 10 - 4;
-        blocks.arm(PageRange::all(last + 1), &by).unwrap();
+        let end = BLOCKS * 10 - 3;
+        blocks.arm(PageRange::all(end), &by).unwrap();
         let calls = by.calls.take();
         let wanted = [
-            ("look", 0, last),
-            ("lock", 0, 3999),
-            ("look", 4010, last),
-            ("mark", 4000, 4009),
-            ("lock", 4010, last),
+            ("look", 0..end),
+            ("lock", 0..4000),
+            ("look", 4010..end),
+            ("mark", 4000..4010),
+            ("lock", 4010..end),
         ];
         assert_eq!(calls, wanted);
         assert_eq!(blocks.most_borders(), 2);
         assert_eq!(sys::mappings::in_use(), before + 2);
 
-        blocks.disarm(range(17, 23), &by).unwrap();
+        blocks.disarm((17..24).into(), &by).unwrap();
         let calls = by.calls.take();
         let wanted = [
-            ("mark", 10, 19),
-            ("unlock", 10, 19),
-            ("mark", 20, 29),
-            ("unlock", 20, 29),
-            ("open", 17, 23),
+            ("mark", 10..20),
+            ("unlock", 10..20),
+            ("mark", 20..30),
+            ("unlock", 20..30),
+            ("open", 17..24),
         ];
         assert_eq!(calls, wanted);
         assert_eq!(sys::mappings::in_use(), before + 4);
@@ -420,7 +402,7 @@ mod tests {
             (sys::mappings::in_use(), blocks.most_borders()),
             (before, 4)
         );
-        blocks.arm(range(10, 19), &by).unwrap();
+        blocks.arm((10..20).into(), &by).unwrap();
         assert_eq!(sys::mappings::in_use(), before + 2);
         drop(blocks);
         assert_eq!(sys::mappings::in_use(), before);

@@ -127,9 +127,9 @@ impl Segments {
             }
             let count = (indexes.end - next).min(self.left_in_segment(next));
             let (segment, first) = self.locate(Frame::new(next));
-            let last = PageIndex::new(first.get() + count as usize - 1);
+            let slots = first.get()..first.get() + count as usize;
             next += count;
-            Some((&segment.memory, PageRange::new(first, last)))
+            Some((&segment.memory, PageRange::from(slots)))
         })
     }
 

@@ -176,7 +176,8 @@ impl Memory {
 
     /// Whether a page beside these is writable.
     fn joins(&self, range: PageRange) -> bool {
-        let beside = [range.first().below(), range.last().above(self.pages.len())];
+        let above = PageIndex::checked(range.end(), self.pages.len());
+        let beside = [range.first().below(), above];
         let mut beside = beside.into_iter().flatten();
         beside.any(|page| self.is_writable(page))
     }

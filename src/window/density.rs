@@ -84,11 +84,8 @@ impl Density {
     pub fn saved(&self, page: PageIndex, range: PageRange, asked: u64, ahead: u64) {
         self.faults.fetch_add(asked, Ordering::Relaxed);
         self.copies.fetch_add(asked + ahead, Ordering::Relaxed);
-        let (first, last) = (range.first().get(), range.last().get());
-        for block in first / SMALL..=last / SMALL {
-            let from = first.max(block * SMALL);
-            let to = last.min(block * SMALL + SMALL - 1);
-            let copies = (to - from + 1) as u64;
+        for (block, part) in range.parts(SMALL) {
+            let copies = part.count() as u64;
             let faults = if range.count() as u64 == asked {
                 copies
             } else {
@@ -241,15 +238,11 @@ mod tests {
         PageIndex::new(index)
     }
 
-    fn range(first: usize, last: usize) -> PageRange {
-        PageRange::new(page(first), page(last))
-    }
-
     #[test]
     fn faults_are_counted_for_certain_and_the_rest_as_compared() {
         let density = Density::new(1000).unwrap();
-        density.saved(page(3), range(3, 3), 1, 0);
-        density.saved(page(70), range(64, 127), 1, 63);
+        density.saved(page(3), (3..4).into(), 1, 0);
+        density.saved(page(70), (64..128).into(), 1, 63);
         assert_eq!(density.written(), 2);
         assert_eq!(density.around(page(70)).0, Block { now: 1, before: 0 });
         assert_eq!(density.around(page(70)).1, Block { now: 2, before: 0 });
@@ -264,7 +257,7 @@ mod tests {
     #[test]
     fn a_period_is_remembered_until_the_next_ends() {
         let density = Density::new(1000).unwrap();
-        density.saved(page(70), range(64, 127), 1, 63);
+        density.saved(page(70), (64..128).into(), 1, 63);
         for _ in 0..500 {
             density.compared(true);
         }
@@ -273,7 +266,7 @@ mod tests {
         assert_eq!(density.before(), 64);
         assert_eq!(density.written(), 0);
         assert_eq!(density.around(page(70)).0, Block { now: 0, before: 64 });
-        density.saved(page(3), range(3, 3), 1, 0);
+        density.saved(page(3), (3..4).into(), 1, 0);
         density.next_period();
         assert_eq!(density.around(page(70)).0, Block::default());
         assert_eq!(density.around(page(3)).0, Block { now: 0, before: 1 });
@@ -283,7 +276,7 @@ mod tests {
     #[test]
     fn a_range_that_was_asked_for_counts_as_written() {
         let density = Density::new(1000).unwrap();
-        density.saved(page(10), range(10, 80), 71, 0);
+        density.saved(page(10), (10..81).into(), 71, 0);
         assert_eq!(density.written(), 71);
         assert_eq!(density.around(page(10)).1, Block { now: 71, before: 0 });
     }
@@ -291,7 +284,7 @@ mod tests {
     #[test]
     fn old_comparisons_fade() {
         let density = Density::new(64).unwrap();
-        density.saved(page(0), range(0, 63), 1, 63);
+        density.saved(page(0), (0..64).into(), 1, 63);
         for _ in 0..10_000 {
             density.compared(true);
         }

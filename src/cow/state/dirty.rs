@@ -86,11 +86,8 @@ impl DirtySet {
 
     /// Adds pages that the caller has claimed and disarmed.
     pub fn add(&self, range: PageRange) {
-        let mut at = range.start();
-        while at < range.end() {
-            let leaf = at / BITS;
-            let bits = mask(at, range.end());
-            at = leaf * BITS + BITS;
+        for (leaf, part) in range.parts(BITS) {
+            let bits = mask(part.start(), part.end());
             self.leaves()[leaf].fetch_or(bits, Ordering::Relaxed);
             self.mark(leaf);
         }
@@ -197,22 +194,22 @@ impl DirtySet {
         let Some(kept) = kept else {
             return Some(slice);
         };
-        let (start, end) = (slice.range.first().get(), kept.first().get());
-        if slice.range.last() < kept.first() || kept.last() < slice.range.first() {
+        let (start, end) = (slice.range.start(), kept.start());
+        if slice.range.end() <= kept.start() || kept.end() <= slice.range.start() {
             return Some(slice);
         }
         let below = end.saturating_sub(start) - self.closed(start, end);
         if below > 0 {
             return self.slice(start, below, runs);
         }
-        let beyond = kept.last().get() + 1;
+        let beyond = kept.end();
         if beyond >= self.pages {
             return None;
         }
         if beyond > self.open_from() {
             // Once bits say that these pages are open, what lies beyond may be armed.
-            let first = kept.first().max(PageIndex::new(self.open_from()));
-            self.add(PageRange::new(first, kept.last()));
+            let first = kept.start().max(self.open_from());
+            self.add((first..beyond).into());
             self.open_from.store(beyond as u32, Ordering::Relaxed);
         }
         self.slice_up_to(beyond, pages, runs, cut)
@@ -391,18 +388,22 @@ mod tests {
     fn everything_is_open_until_it_is_taken_out() {
         let set = DirtySet::new(70).unwrap();
         assert!(set.contains(page(69)));
-        let slice = |first, last, pages, runs| {
-            let range = PageRange::new(page(first), page(last));
-            Some(Slice { range, pages, runs })
+        let slice = |pages: Range<usize>, runs| {
+            let range = PageRange::from(pages);
+            Some(Slice {
+                range,
+                pages: range.count(),
+                runs,
+            })
         };
-        assert_eq!(set.slice(0, 70, 1), slice(0, 69, 70, 1));
+        assert_eq!(set.slice(0, 70, 1), slice(0..70, 1));
         // A cursor beyond what was never armed goes back to it.
-        assert_eq!(set.slice(40, 10, 1), slice(0, 9, 10, 1));
-        set.remove(PageRange::new(page(0), page(9)));
+        assert_eq!(set.slice(40, 10, 1), slice(0..10, 1));
+        set.remove((0..10).into());
         assert!(!set.contains(page(9)));
         assert!(set.contains(page(10)));
-        assert_eq!(set.slice(0, 70, 1), slice(10, 69, 60, 1));
-        set.remove(PageRange::new(page(10), page(69)));
+        assert_eq!(set.slice(0, 70, 1), slice(10..70, 1));
+        set.remove((10..70).into());
         assert_eq!(set.slice(0, 70, 70), None);
         set.add_everything();
         assert!(set.contains(page(0)));
@@ -428,15 +429,15 @@ mod tests {
             set.remove(PageRange::all(PAGES));
             let mut model = BTreeSet::new();
             for (first, more) in runs {
-                let last = (first + more).min(PAGES - 1);
-                set.add(PageRange::new(page(first), page(last)));
-                model.extend(first..=last);
+                let end = (first + more + 1).min(PAGES);
+                set.add((first..end).into());
+                model.extend(first..end);
             }
             for (at, reach) in probes {
                 prop_assert_eq!(set.contains(page(at)), model.contains(&at));
                 let wanted = model.iter().filter(|other| **other != at)
                     .map(|other| other.abs_diff(at)).filter(|far| *far <= reach).min();
-                let found = set.nearest(PageRange::new(page(at), page(at)), reach);
+                let found = set.nearest(page(at).into(), reach);
                 prop_assert_eq!(found.map(|found| found.get().abs_diff(at)), wanted);
                 prop_assert!(found.is_none_or(|found| model.contains(&found.get())));
                 let end = (at + reach).min(PAGES);
@@ -452,36 +453,36 @@ mod tests {
             let mut runs = Vec::new();
             let mut from = 0;
             while let Some(run) = set.run_from(from..PAGES, most.1) {
-                prop_assert!(model.contains(&run.first().get()) && model.contains(&run.last().get()));
+                prop_assert!(model.contains(&run.start()) && model.contains(&(run.end() - 1)));
                 runs.push(run);
-                from = run.last().get() + 1;
+                from = run.end();
             }
-            let far = |two: &[PageRange]| two[1].first().get() - two[0].last().get() > most.1 + 1;
+            let far = |two: &[PageRange]| two[1].start() - two[0].end() > most.1;
             prop_assert!(runs.windows(2).all(far));
             prop_assert_eq!(runs.iter().flat_map(|run| run.iter())
                 .filter(|page| model.contains(&page.get())).count(), model.len());
             // Slice by slice until nothing is left.
             let mut from = 0;
             while let Some(slice) = set.slice(from, most.0, most.1) {
-                let (first, last) = (slice.range.first().get(), slice.range.last().get());
-                let inside: Vec<usize> = model.range(first..=last).copied().collect();
-                prop_assert_eq!(model.range(from..).next(), Some(&first));
-                prop_assert_eq!((inside[0], inside[inside.len() - 1]), (first, last));
+                let pages = slice.range.start()..slice.range.end();
+                let inside: Vec<usize> = model.range(pages.clone()).copied().collect();
+                prop_assert_eq!(model.range(from..).next(), Some(&pages.start));
+                prop_assert_eq!(inside[0]..inside[inside.len() - 1] + 1, pages.clone());
                 prop_assert_eq!(slice.pages, inside.len());
                 let breaks = inside.windows(2).filter(|pair| pair[0] + 1 < pair[1]).count();
                 prop_assert_eq!(slice.runs, breaks + 1);
                 // The same, cut at a border of 256 pages.
                 let cut = |end: usize| end.next_multiple_of(256);
                 let longer = set.slice_up_to(from, most.0, most.1, cut).unwrap();
-                let end = longer.range.last().get() + 1;
-                prop_assert!(end == last + 1 || end <= cut(last + 1));
-                prop_assert!(end.is_multiple_of(256) || end == PAGES || !model.contains(&end) || end == last + 1
+                let end = longer.range.end();
+                prop_assert!(end == pages.end || end <= cut(pages.end));
+                prop_assert!(end.is_multiple_of(256) || end == PAGES || !model.contains(&end) || end == pages.end
                     && slice.runs == most.1 && slice.pages < most.0);
-                prop_assert_eq!(longer.pages, model.range(first..end).count());
+                prop_assert_eq!(longer.pages, model.range(pages.start..end).count());
                 prop_assert!(slice.pages <= most.0 && slice.runs <= most.1);
                 set.remove(slice.range);
                 prop_assert!(inside.iter().all(|at| !set.contains(page(*at))));
-                from = last + 1;
+                from = pages.end;
             }
             prop_assert_eq!(model.range(from..).next(), None);
             prop_assert_eq!(set.slice(0, PAGES, PAGES), None);
@@ -499,24 +500,24 @@ mod tests {
             let set = DirtySet::new(PAGES).unwrap();
             let mut model: BTreeSet<usize> = (0..PAGES).collect();
             if closed > 0 {
-                set.remove(PageRange::new(page(0), page(closed - 1)));
+                set.remove((0..closed).into());
                 model.retain(|at| *at >= closed);
             }
             for (first, more) in opened {
-                let last = (first + more).min(PAGES - 1);
-                set.add(PageRange::new(page(first), page(last)));
-                model.extend(first..=last);
+                let end = (first + more + 1).min(PAGES);
+                set.add((first..end).into());
+                model.extend(first..end);
             }
             let kept = kept.0..(kept.0 + kept.1).min(PAGES);
-            let outside = PageRange::new(page(kept.start), page(kept.end - 1));
+            let outside = PageRange::from(kept.clone());
             let mut from = 0;
             while let Some(slice) = set.slice_outside(from, most.0, most.1, Some(outside), |end| end) {
-                let (first, last) = (slice.range.first().get(), slice.range.last().get());
-                prop_assert!(last < kept.start || kept.end <= first);
-                prop_assert_eq!(slice.pages, model.range(first..=last).count());
+                let pages = slice.range.start()..slice.range.end();
+                prop_assert!(pages.end <= kept.start || kept.end <= pages.start);
+                prop_assert_eq!(slice.pages, model.range(pages.clone()).count());
                 set.remove(slice.range);
-                model.retain(|at| !(first..=last).contains(at));
-                from = last + 1;
+                model.retain(|at| !pages.contains(at));
+                from = pages.end;
                 prop_assert!((0..PAGES).all(|at| set.contains(page(at)) == model.contains(&at)));
             }
             prop_assert!(model.iter().all(|at| kept.contains(at)));

@@ -33,7 +33,7 @@ impl Mappings {
     /// Counts what opening `range` splits and joins; called before it is added to the dirty set.
     pub fn opened(&self, dirty: &DirtySet, range: PageRange, pages: usize) {
         let below = range.first().below();
-        let above = range.last().above(pages);
+        let above = PageIndex::checked(range.end(), pages);
         let low = range.start() - usize::from(below.is_some());
         let end = range.end() + usize::from(above.is_some());
         let mut previous = dirty.contains(PageIndex::new(low));

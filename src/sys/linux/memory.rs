@@ -220,7 +220,7 @@ impl Memory {
     /// The first of these pages of which the kernel holds anything, where it says so; else the
     /// first that is in memory. The first page of all when it says neither. Async-signal-safe.
     pub fn first_touched(&self, range: PageRange, page_size: PageSize) -> Option<PageIndex> {
-        let (first, end) = (range.first().get(), range.last().get() + 1);
+        let (first, end) = (range.start(), range.end());
         // Mostly the first page tells.
         let resident = self.first_resident(first..first + 1, page_size);
         resident.or_else(|| {

@@ -214,7 +214,6 @@ impl Drop for Pagemap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::PageRange;
     use crate::sys::Populate;
 
     /// Memory of some pages, of which these are touched.
@@ -230,8 +229,8 @@ mod tests {
             )
         };
         for page in touched {
-            let range = PageRange::new(PageIndex::new(*page), PageIndex::new(*page));
-            memory.populate(range, page_size, Populate::ByTouch);
+            let page = PageIndex::new(*page);
+            memory.populate(page.into(), page_size, Populate::ByTouch);
         }
         (memory, page_size)
     }
