@@ -14,6 +14,7 @@ mod epoch;
 mod error;
 mod options;
 mod page;
+mod process;
 mod stats;
 mod store;
 mod sync;
@@ -22,8 +23,6 @@ mod window;
 
 #[cfg(not(loom))]
 mod arena;
-#[cfg(not(loom))]
-mod process;
 #[cfg(not(loom))]
 mod snapshot;
 

@@ -15,4 +15,4 @@ pub(crate) mod release;
 pub(crate) mod state;
 
 #[cfg(all(test, loom))]
-mod models;
+pub(crate) mod models;

@@ -1,7 +1,14 @@
 //! An arena as the process knows it: found by address, kept through forks.
 
-pub(crate) mod fork;
+#[cfg(not(loom))]
+mod fork;
+#[cfg(not(loom))]
 mod probe;
-pub(crate) mod progress;
+#[cfg(not(loom))]
+mod progress;
+#[cfg(not(loom))]
 pub(crate) mod registered;
-pub(crate) mod registry;
+mod registry;
+
+#[cfg(all(test, loom))]
+mod models;

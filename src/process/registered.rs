@@ -1,5 +1,7 @@
 //! An arena, registered with the fault handler for as long as it exists.
 
+#![allow(unsafe_code, reason = "the handler finds arenas by address")]
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,14 +13,17 @@ use crate::options::{Engine, Options};
 use crate::page::PageSize;
 use crate::process::fork;
 use crate::process::progress::Progress;
-use crate::process::registry::{self, Place};
+use crate::process::registry::{Place, Registry};
 use crate::sys::{self, signal::Refusal};
+
+/// All arenas of the process.
+pub(super) static ARENAS: Registry<Registered> = Registry::new();
 
 /// Kept alive by the arena's handle and by its snapshots, whichever goes last.
 pub(crate) struct Registered {
     core: Core,
     progress: Progress,
-    place: OnceLock<Place>,
+    place: OnceLock<Place<'static, Self>>,
     /// In bytes, before rounding up.
     requested_len: usize,
     /// The arena's handle is gone: nobody writes any more.
@@ -31,7 +36,7 @@ impl Registered {
         options.window.check()?;
         fork::install().map_err(|source| Error::Install { source })?;
         // What is done once is done while nobody forks: a child would wait for a thread that is not there.
-        let nobody_forks = registry::freeze();
+        let nobody_forks = ARENAS.freeze();
         let page_size = PageSize::host();
         let pages = page_size.count_for(len).ok_or(Error::Size {
             bytes: len,
@@ -55,7 +60,10 @@ impl Registered {
             requested_len: len,
             abandoned: AtomicBool::new(false),
         });
-        registered.place.get_or_init(|| registry::add(&registered));
+        let addresses = registered.addresses();
+        // SAFETY: it stays in its `Arc`, and its drop begins with removing it.
+        let add = || unsafe { ARENAS.add(&addresses, &*registered) };
+        registered.place.get_or_init(add);
         Ok(registered)
     }
 
@@ -100,13 +108,14 @@ impl Registered {
 
 /// Called by the handler for each refused store of the process.
 fn resolve(address: usize) -> bool {
-    registry::with_arena(address, |registered| registered.refused_store(address)).unwrap_or(false)
+    let found = ARENAS.find(address);
+    found.is_some_and(|registered| registered.refused_store(address))
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        if let Some(place) = self.place.get() {
-            registry::remove(*place);
+        if let Some(place) = self.place.take() {
+            place.remove();
         }
     }
 }

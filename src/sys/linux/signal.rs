@@ -1,6 +1,6 @@
 //! The handler's installation, for SIGSEGV and for SIGBUS, and forwarding what is not ours.
 //!
-//! Process-wide state of the crate is here, in [`crate::process::registry`] (which arenas exist), in `fork` (the
+//! Process-wide state of the crate is here, in [`crate::process::registered`] (which arenas exist), in `fork` (the
 //! hooks), in `mappings` (the budget), and in `userfaultfd` and `protection` (its descriptor, and whether it
 //! worked). The handler is installed once for each signal, by the first arena that
 //! needs it, and stays.
