@@ -7,14 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::cow::core::Core;
-use crate::cow::fault::Opened;
 use crate::error::{Error, Result};
-use crate::options::{Engine, Options};
+use crate::options::Options;
 use crate::page::PageSize;
-use crate::process::fork;
+use crate::process;
 use crate::process::progress::Progress;
 use crate::process::registry::{Place, Registry};
-use crate::sys::{self, signal::Refusal};
 
 /// All arenas of the process.
 pub(super) static ARENAS: Registry<Registered> = Registry::new();
@@ -22,7 +20,7 @@ pub(super) static ARENAS: Registry<Registered> = Registry::new();
 /// Kept alive by the arena's handle and by its snapshots, whichever goes last.
 pub(crate) struct Registered {
     core: Core,
-    progress: Progress,
+    pub(super) progress: Progress,
     place: OnceLock<Place<'static, Self>>,
     /// In bytes, before rounding up.
     requested_len: usize,
@@ -34,24 +32,12 @@ impl Registered {
     /// Reserves an arena of `len` bytes, rounded up to whole pages.
     pub fn new(len: usize, options: &Options) -> Result<Arc<Self>> {
         options.window.check()?;
-        fork::install().map_err(|source| Error::Install { source })?;
-        // What is done once is done while nobody forks: a child would wait for a thread that is not there.
-        let nobody_forks = ARENAS.freeze();
         let page_size = PageSize::host();
         let pages = page_size.count_for(len).ok_or(Error::Size {
             bytes: len,
             most: crate::page::MAX_PAGES.saturating_mul(page_size.bytes()),
         })?;
-        sys::mappings::refresh_limit();
-        options.engine.check()?;
-        let mut refusals = vec![Refusal::Mapping];
-        if options.engine == Engine::Userfaultfd {
-            refusals.push(Refusal::Page);
-        }
-        for refusal in refusals {
-            sys::signal::install(refusal, resolve).map_err(|source| Error::Install { source })?;
-        }
-        drop(nobody_forks);
+        process::install(options.engine)?;
         let core = Core::new(page_size, pages, options)?;
         let registered = Arc::new(Self {
             core,
@@ -88,28 +74,6 @@ impl Registered {
     pub fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }
-
-    /// The handler's part for one refused store; `false` when it is not ours to resolve.
-    fn refused_store(&self, address: usize) -> bool {
-        let core = &self.core;
-        let begin = sys::clock::now();
-        let page = core.page_size().page_of(address - self.addresses().start);
-        let opened = core.first_write(page);
-        if opened == Opened::Already {
-            let thread = sys::thread_number();
-            if !self.progress.is_made(thread, page, core.armings()) {
-                return false;
-            }
-        }
-        core.count_fault(opened, sys::clock::since(begin));
-        true
-    }
-}
-
-/// Called by the handler for each refused store of the process.
-fn resolve(address: usize) -> bool {
-    let found = ARENAS.find(address);
-    found.is_some_and(|registered| registered.refused_store(address))
 }
 
 impl Drop for Registered {

@@ -20,8 +20,23 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 
 use super::context;
 
-/// Makes a refused store to this address possible; `false` when the address is not ours.
-pub(crate) type Resolve = fn(usize) -> bool;
+/// An access to memory that is mapped, which the processor refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub address: usize,
+    pub access: Access,
+}
+
+/// What was refused. A jump is neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    /// A store, or a read-modify-write.
+    Write,
+}
+
+/// Makes a refused access possible; `false` when it is not ours.
+pub(crate) type Resolve = fn(Fault) -> bool;
 
 struct Installed {
     resolve: Resolve,
@@ -146,8 +161,8 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         return;
     };
     // SAFETY: the kernel's own arguments.
-    let store = unsafe { context::refused_store(info, context) };
-    let resolved = store.is_some_and(installed.resolve);
+    let fault = unsafe { context::fault(info, context) };
+    let resolved = fault.is_some_and(installed.resolve);
     Errno::set_raw(errno);
     if !resolved {
         FORWARDED.fetch_add(1, Ordering::Relaxed);
