@@ -30,9 +30,7 @@ mod snapshot;
 pub mod docs;
 
 #[cfg(not(loom))]
-pub use arena::pending::{Left, Pending};
-#[cfg(not(loom))]
-pub use arena::{Arena, ArenaBuilder, Snapshotter, Writable};
+pub use arena::{Arena, ArenaBuilder, Left, Pending, Snapshotter, Writable};
 pub use error::Error;
 pub use options::{Engine, Window};
 #[cfg(not(loom))]

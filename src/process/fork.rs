@@ -1,7 +1,7 @@
 //! Around fork(2): all arenas are [held still](Still), and none comes or goes.
 //!
-//! The child inherits the arenas as private memory, with their protection and the handler: it reads and
-//! writes its own copy, and the snapshots in it are its own.
+//! The child inherits the arenas as private memory, with their protection and the handler: it reads
+//! and writes its own copy, and the snapshots in it are its own.
 
 #![allow(unsafe_code, reason = "locks held from one hook to the next")]
 

@@ -1,10 +1,9 @@
 //! What the signal handler does with a fault: whose it is, and what makes the access possible.
-//!
-//! All of it is async-signal-safe, but for [`install`].
 
 use std::io;
 
 use crate::cow::fault::Opened;
+use crate::error::Error;
 use crate::options::Engine;
 use crate::process::registered::{ARENAS, Registered};
 use crate::sys;
@@ -23,7 +22,8 @@ pub(super) fn install(engine: Engine) -> io::Result<()> {
     Ok(())
 }
 
-/// Called for each access that is refused in the process; `false` when it is not ours to resolve.
+/// Called by the handler for each access that is refused in the process; `false` when it is not
+/// ours to resolve. Async-signal-safe.
 fn resolve(fault: Fault) -> bool {
     match fault.access {
         Access::Write => {
@@ -37,7 +37,25 @@ fn resolve(fault: Fault) -> bool {
 }
 
 impl Registered {
+    /// `Err` when stores would not be refused, or a refused store of this thread would not come to
+    /// our handler.
+    pub fn check_handler(&self) -> Result<(), Error> {
+        let core = self.core();
+        core.confirm()?;
+        let sigbus = core.uses_sigbus().then_some(Refusal::Page);
+        for refusal in [Refusal::Mapping].into_iter().chain(sigbus) {
+            if !sys::signal::is_installed(refusal) {
+                return Err(Error::HandlerReplaced);
+            }
+            if sys::signal::is_masked(refusal) {
+                return Err(Error::SignalMasked);
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a store possible that was refused; `false` when somebody else refuses it.
+    /// Async-signal-safe.
     fn refused_store(&self, address: usize) -> bool {
         let core = self.core();
         let begin = sys::clock::now();

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::cow::core::Core;
 use crate::error::{Error, Result};
@@ -13,6 +13,8 @@ use crate::page::PageSize;
 use crate::process;
 use crate::process::progress::Progress;
 use crate::process::registry::{Place, Registry};
+use crate::stats::Stats;
+use crate::sys;
 
 /// All arenas of the process.
 pub(super) static ARENAS: Registry<Registered> = Registry::new();
@@ -71,8 +73,18 @@ impl Registered {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
-    pub fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed)
+    /// An arena whose handle is still there.
+    pub fn upgrade(weak: &Weak<Self>) -> Result<Arc<Self>> {
+        weak.upgrade()
+            .filter(|registered| !registered.abandoned.load(Ordering::Relaxed))
+            .ok_or(Error::ArenaDropped)
+    }
+
+    /// What the arena's snapshots have cost so far.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.core.stats();
+        stats.foreign_faults = sys::signal::forwarded();
+        stats
     }
 }
 
