@@ -34,9 +34,5 @@ pub use arena::{Arena, ArenaBuilder, Left, Pending, Snapshotter, Writable};
 pub use error::Error;
 pub use options::{Engine, Window};
 #[cfg(not(loom))]
-pub use snapshot::page::{Page, Pages};
-#[cfg(not(loom))]
-pub use snapshot::reader::SnapshotReader;
-#[cfg(not(loom))]
-pub use snapshot::{Snapshot, SnapshotStats};
+pub use snapshot::{Page, Pages, Snapshot, SnapshotReader, SnapshotStats};
 pub use stats::{Histogram, Stats};
