@@ -1,26 +1,30 @@
-//! What does the first write to a page after a snapshot cost, beside the kernel's copy-on-write after `fork()`?
+//! What does the first write to a page after a snapshot cost, beside the kernel's copy-on-write
+//! after `fork()`?
 //!
-//! `cargo bench --bench first_write -- [--json] [--quick]`: a table of medians with the least and the most in
-//! brackets, or one JSON object per row.
+//! `cargo bench --bench first_write -- [--json] [--quick]`: a table of medians, with the least and
+//! the most in brackets, or one JSON object per row.
 //!
-//! One thread stores one word to each page that a case names, in the order that it names them in, fixed before
-//! the clock starts:
+//! One thread stores one word to each page that a case names, in the order of the case. The order
+//! is fixed before the clock starts:
 //!
 //! - `sequential`: every page, in order;
 //! - `dense-random`: every page, in random order;
-//! - `quarter-random`, `sixteenth-random`: a quarter or a sixteenth of the pages, chosen at random, in random order;
-//! - `zipf`: as many stores as there are pages, to pages chosen by Zipf's law (exponent 1), the popular ones
-//!   lying anywhere.
+//! - `quarter-random`, `sixteenth-random`: a quarter or a sixteenth of the pages, chosen at random,
+//!   in random order;
+//! - `zipf`: as many stores as there are pages, to pages chosen by Zipf's law (exponent 1). The
+//!   popular pages lie anywhere.
 //!
-//! Each engine with each window, and fork, are measured in fresh processes, in turn, over small pages all of which
-//! are resident. A process of ours takes a snapshot, makes the stores of the case and drops it, and does the same
-//! again with other random numbers: rows of `first_write` tell of the second time, as it is for a program that takes
-//! snapshots now and then, rows of `first_write_cold` of the first. That the snapshot kept what was, and that
-//! after the fork each page cost a fault, is checked after the clock has stopped.
+//! Each engine with each window, and fork, are measured in turn, each in a fresh process, over
+//! small pages all of which are resident. A process of pagecow takes a snapshot, makes the stores
+//! of the case, and drops the snapshot. Then it does the same again with other random numbers. Rows
+//! of `first_write` are of the second time, as in a program that takes snapshots now and then. Rows
+//! of `first_write_cold` are of the first time. After the clock has stopped, the benchmark checks
+//! that the snapshot kept the old bytes, and that each page cost a fault after the fork.
 //!
-//! `ns_per_page` is the time of all stores divided by `pages_written`, the number of different pages among them;
-//! `cost_ratio` is `ns_per_page` divided by fork's. `faults` and `pages_saved` are those of the stores.
-//! Windows are `page` (`Window::Page`), `fixed` (`Window::Fixed(16)`) and `adaptive` (the default).
+//! `ns_per_page` is the time of all stores divided by `pages_written`, the number of different
+//! pages among them. `cost_ratio` is `ns_per_page` divided by fork's. `faults` and `pages_saved`
+//! are those of the stores. The windows are `page` (`Window::Page`), `fixed` (`Window::Fixed(16)`)
+//! and `adaptive` (the default).
 
 #![allow(unsafe_code, reason = "memory as words")]
 
@@ -44,7 +48,7 @@ use support::{MIB, Report, Samples, each, fresh, in_turn, lacks_memory, mapping,
 
 const SIZES: [usize; 2] = [256 * MIB, 1024 * MIB];
 const QUICK_SIZES: [usize; 1] = [64 * MIB];
-/// There is much to compare, and a repetition of all of it takes a minute.
+/// Few, because one repetition of everything takes a minute.
 const REPETITIONS: usize = 5;
 
 const CASES: [Case; 5] = [
@@ -56,7 +60,7 @@ const CASES: [Case; 5] = [
 ];
 const WINDOWS: [Window; 3] = [Window::Page, Window::Fixed, Window::Adaptive];
 
-/// How many pages are looked at in a snapshot.
+/// How many pages of a snapshot are checked, of those written and of all.
 const CHECKED: usize = 64;
 
 #[derive(Serialize)]
@@ -167,14 +171,15 @@ struct Cost {
     pages_saved: u64,
 }
 
-/// Of ours; a fork is always as if it were the first.
+/// Of pagecow: the first time and the second. A fork has no second time.
 #[derive(Serialize, Deserialize)]
 struct Costs {
     cold: Cost,
     warm: Option<Cost>,
 }
 
-/// Stores `value` to the first word of each page; returns nanoseconds per different page, and how many there are.
+/// Stores `value` to the first word of each page; returns nanoseconds per different page, and how
+/// many there are.
 fn write(words: &[AtomicU64], order: &[u32], value: u64) -> (f64, u64) {
     let words_per_page = region::page::size() / 8;
     let begin = Instant::now();
@@ -193,18 +198,18 @@ fn write(words: &[AtomicU64], order: &[u32], value: u64) -> (f64, u64) {
 fn measure_ours(job: &Job, engine: Engine, window: Window) -> Result<Costs, String> {
     let arena = engine.arena(job.len, false, window.real())?;
     Ok(Costs {
-        cold: interval(&arena, job, !job.seed)?,
-        warm: Some(interval(&arena, job, job.seed)?),
+        cold: one_snapshot(&arena, job, !job.seed)?,
+        warm: Some(one_snapshot(&arena, job, job.seed)?),
     })
 }
 
-/// From a snapshot until it is dropped.
-fn interval(arena: &Arena, job: &Job, seed: u64) -> Result<Cost, String> {
+/// What the stores cost from a snapshot until it is dropped.
+fn one_snapshot(arena: &Arena, job: &Job, seed: u64) -> Result<Cost, String> {
     let (pages, page_size) = (arena.page_count(), arena.page_size());
     let order = job.case.order(pages, seed);
-    // SAFETY: the arena outlives them, and is used for nothing else than snapshots meanwhile.
+    // SAFETY: the arena outlives the words, and is used only for snapshots meanwhile.
     let words = unsafe { mapping::words(arena.as_mut_ptr(), job.len) };
-    // Some of those that are written, and some of all.
+    // Some of the pages that are written, and some of all pages.
     let written = order.iter().step_by(order.len().div_ceil(CHECKED));
     let others = (0..pages).step_by(pages.div_ceil(CHECKED));
     let known: Vec<(usize, u64)> = written
@@ -249,7 +254,7 @@ fn interval(arena: &Arena, job: &Job, seed: u64) -> Result<Cost, String> {
 fn measure_fork(job: &Job) -> Result<Costs, String> {
     let bytes = mapping::ordinary(job.len, false)?;
     mapping::fill(bytes);
-    // SAFETY: mapped for good, and not used otherwise from here on.
+    // SAFETY: never unmapped, and used only through the words from here on.
     let words = unsafe { mapping::words(bytes.as_mut_ptr(), job.len) };
     let order = job.case.order(job.len / region::page::size(), job.seed);
     let child = Child::sleeping()?;

@@ -1,15 +1,17 @@
 //! What does each of many small arenas cost?
 //!
-//! `cargo bench --bench many -- [--json] [--quick]`: a table of medians with the least and the most in
-//! brackets, or one JSON object per row.
+//! `cargo bench --bench many -- [--json] [--quick]`: a table of medians, with the least and the
+//! most in brackets, or one JSON object per row.
 //!
-//! So many arenas of 64 KiB are made, a snapshot of each is taken, a byte of each is written, and all go. Times
-//! are those of the whole divided by the arenas (`make_us`, `snapshot_us`, `write_us`, `drop_us`: a snapshot and its
-//! arena). Beside it `mmap_us`: as much memory as plain mappings, each between two forbidden pages as an
-//! arena is, and of each a byte written. Each side in a fresh process, in turn.
+//! Arenas of 64 KiB are made, a snapshot of each is taken, a byte of each is written, and all are
+//! dropped. Each time is that of the whole divided by the number of arenas (`make_us`,
+//! `snapshot_us`, `write_us`, `drop_us`: a snapshot and its arena). The baseline `mmap_us` makes
+//! plain mappings of the same size, each between two forbidden pages as an arena is, and writes a
+//! byte of each. The sides take turns, each in a fresh process.
 //!
-//! `bookkeeping_kib` is what was resident for each arena after its snapshot, less the one page that it had written
-//! itself, and `mappings` how many more the process had then, for each arena.
+//! `bookkeeping_kib` is the memory that was resident for each arena after its snapshot, less the
+//! one page that making the arena had written. `mappings` is how many more mappings the process had
+//! then, for each arena.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -24,7 +26,7 @@ use support::engines::Engine;
 use support::{Report, each, fresh, in_turn, mapping, number};
 
 const LEN: usize = 64 << 10;
-/// Mappings that may be needed for each arena.
+/// The most mappings that an arena may need.
 const MAPPINGS: usize = 5;
 
 #[derive(Serialize)]
@@ -44,7 +46,7 @@ struct Row {
 
 #[derive(Serialize, Deserialize)]
 struct Job {
-    /// Without one: plain mappings.
+    /// `None`: plain mappings.
     engine: Option<Engine>,
     arenas: usize,
 }
@@ -60,7 +62,7 @@ struct Cost {
     mappings: f64,
 }
 
-/// What `act` makes, and how long it took for each of `count`.
+/// What `act` makes, and the microseconds that it took for each of `count`.
 fn timed<T>(count: usize, act: impl FnOnce() -> Result<T, String>) -> Result<(T, f64), String> {
     let begin = Instant::now();
     let made = act()?;
@@ -72,7 +74,7 @@ fn measure(job: &Job) -> Result<Cost, String> {
     let Some(engine) = job.engine else {
         return measure_plain(count);
     };
-    // What is made once a process is not counted.
+    // The first arena makes what a process has once. That is not counted.
     drop(engine.untouched_arena(LEN)?);
     let resident = mapping::resident_kib()?;
     let mappings = mapping::count()?;

@@ -1,22 +1,27 @@
 //! For how long does a snapshot stop the writers, and for how long does `fork()`?
 //!
-//! `cargo bench --bench pause -- [--json] [--quick]`: a table of medians with the least and the most in
-//! brackets, or one JSON object per row.
+//! `cargo bench --bench pause -- [--json] [--quick]`: a table of medians, with the least and the
+//! most in brackets, or one JSON object per row.
 //!
-//! Each engine and fork are measured in fresh processes, in turn, over memory of which every page was written, none
-//! of it since a snapshot: the hard case. The child of the fork exits at once. With `huge`, the memory is
-//! huge pages on all sides; where the kernel gave less than nine tenths of them, there is no row. The writer is
+//! Each engine and fork are measured in turn, each in a fresh process. Every page of the memory was
+//! written, and no snapshot was taken before: the hard case. The child of the fork exits at once.
+//! With `huge`, the memory is in huge pages on all sides. Where the kernel gave less than nine
+//! tenths of them, there is no row. The writer is
 //!
-//! - `idle`: nobody;
-//! - `busy`: another thread that stores at full speed, to a hot set of 500 pages and, one time in 20, to any;
-//! - `own-thread`: the same load in the thread that takes the snapshot (or forks), in bursts between the steps
-//!   of a [`Pending`](pagecow::Pending) that it commits a burst after that was ready.
+//! - `idle`: no thread;
+//! - `busy`: another thread that stores at full speed, to a hot set of 500 pages and, one time in
+//!   20, to any;
+//! - `own-thread`: the same load in the thread that takes the snapshot (or forks), in bursts
+//!   between the steps of a [`Pending`](pagecow::Pending). When that is ready (or stalled), the
+//!   thread commits it after one more burst.
 //!
-//! `commit_us` is what writers see of the commit (`Stats::last_pause`), for `own-thread` the whole call of
-//! `commit`; `fork_us` the whole call. `snapshot_us` is all of it, from the first call to the return of the last,
-//! with the bursts between them; `arm_ms` and `passes` are the part of it that took write permission. A stall is the time from one store to the next: the store, what it waits for,
-//! and for `own-thread` the steps, the commit or the fork between them; the worst is that from just before the
-//! first call to just after the last. Whoever else the machine runs is in these figures, too.
+//! `commit_us` is what writers see of the commit (`Stats::last_pause`); for `own-thread` it is the
+//! whole call of `commit`. `fork_us` is the whole call of `fork()`. `snapshot_us` is everything
+//! from the first call to the return of the last, with the bursts between them. `arm_ms` and
+//! `passes` are the part of it that took write permission. A stall is the time from one store to
+//! the next: the store, what it waits for, and for `own-thread` the steps, the commit or the fork
+//! between them. The worst one is taken from just before the first call to just after the last.
+//! Other programs on the machine are in these figures, too.
 
 #![allow(unsafe_code, reason = "memory that two threads store to")]
 
@@ -44,12 +49,12 @@ const WRITERS: [Writer; 3] = [Writer::Idle, Writer::Busy, Writer::OwnThread];
 /// Of huge pages, with no writer.
 const HUGE_SIZES: [usize; 2] = [1024 * MIB, 4096 * MIB];
 const QUICK_HUGE_SIZES: [usize; 1] = [256 * MIB];
-/// At least this part of the memory has to be huge pages then.
+/// At least this part of the memory must be in huge pages then.
 const HUGE_ENOUGH: f64 = 0.9;
 
-/// How long the writer runs before it is frozen.
+/// How long the writer runs before the snapshot or the fork.
 const WARM_UP: Duration = Duration::from_millis(30);
-/// The event loop of `own-thread`: so long for events, so long for the snapshot, in turn.
+/// The event loop of `own-thread` takes this long for events and this long for a step, in turn.
 const BURST: Duration = Duration::from_micros(200);
 const STEP: Duration = Duration::from_micros(200);
 
@@ -112,12 +117,12 @@ struct Stop {
     stall_us: Option<f64>,
     arm_ms: f64,
     passes: f64,
-    /// Which part of the memory was huge pages.
+    /// Which part of the memory was in huge pages.
     huge_share: f64,
 }
 
-/// Runs `freeze` beside the writer, or in it: it is given the writer to let it run in bursts. Returns how long it
-/// took, and the worst stall.
+/// Runs `freeze` beside the writer, or in the writer's own thread: then `freeze` gets the writer
+/// and lets it run in bursts. Returns how long `freeze` took, and the worst stall.
 fn freeze_while<T>(
     words: &[AtomicU64],
     writer: Writer,
@@ -155,7 +160,7 @@ fn freeze_while<T>(
 fn measure_snapshot(case: &Case, engine: Engine) -> Result<Stop, String> {
     let arena = engine.arena(case.len, case.huge, Window::default())?;
     let huge_share = mapping::huge_share(&arena)?;
-    // SAFETY: the arena outlives them, and is used for nothing else than snapshots from here on.
+    // SAFETY: the arena outlives the words, and is used only for snapshots from here on.
     let words = unsafe { mapping::words(arena.as_mut_ptr(), case.len) };
     let mut commit = None;
     let freeze = |load: Option<&mut Load>, worst: &mut Duration| {
@@ -205,7 +210,7 @@ fn measure_fork(case: &Case) -> Result<Stop, String> {
     let bytes = mapping::ordinary(case.len, case.huge)?;
     mapping::fill(bytes);
     let huge_share = mapping::huge_share(bytes)?;
-    // SAFETY: mapped for good, and not used otherwise from here on.
+    // SAFETY: never unmapped, and used only through the words from here on.
     let words = unsafe { mapping::words(bytes.as_mut_ptr(), case.len) };
     let freeze = |_: Option<&mut Load>, _: &mut Duration| Child::short();
     let ((child, pause), _, stall) = freeze_while(words, case.writer, freeze)?;
@@ -234,7 +239,7 @@ fn compare(
         let shares = ours.iter().chain(forks).map(|stop| stop.huge_share);
         let share = shares.fold(1.0, f64::min);
         if case.huge && share < HUGE_ENOUGH {
-            let why = format!("{:.0} % of the memory was huge pages", share * 100.0);
+            let why = format!("{:.0} % of the memory was in huge pages", share * 100.0);
             report.skipped(&names(engine, case), &why);
             continue;
         }

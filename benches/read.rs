@@ -1,13 +1,15 @@
 //! How fast is a whole snapshot read, beside memcpy?
 //!
-//! `cargo bench --bench read -- [--json] [--quick]`: a table of medians with the least and the most in
-//! brackets, or one JSON object per row.
+//! `cargo bench --bench read -- [--json] [--quick]`: a table of medians, with the least and the
+//! most in brackets, or one JSON object per row.
 //!
-//! `reader` and `read-at` fill the same 64 KiB again and again, and so does the memcpy beside them, over plain
-//! memory of the same size and page kind; `pages` takes one page after the other from the iterator, and has no
-//! other memcpy to be compared with. `idle`: nobody writes, so all is read from live memory. `busy`: a thread stores
-//! at full speed, to a hot set of 500 pages and, one time in 20, to any; to the arena, or to the memory that
-//! memcpy reads. Each reads a snapshot that was just taken. Fork has no row here: its child *has* memory.
+//! `reader` and `read-at` fill the same 64 KiB again and again. So does the memcpy beside them,
+//! over plain memory of the same size and page kind. `pages` takes one page after the other from
+//! the iterator, and is compared with the same memcpy. With `idle` no thread writes, so everything
+//! is read from live memory. With `busy` a thread stores at full speed, to a hot set of 500 pages
+//! and, one time in 20, to any page: of the arena, or of the memory that memcpy reads. Each
+//! measurement reads a snapshot that was just taken. Fork has no row here: its child *has* the
+//! memory.
 
 #![allow(unsafe_code, reason = "memory that two threads access")]
 
@@ -69,7 +71,7 @@ fn pages(snapshot: &Snapshot, _: &mut [u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Memory that another thread may be storing to meanwhile.
+/// Memory to which another thread may store meanwhile.
 struct Plain {
     start: *mut u8,
     len: usize,
@@ -80,15 +82,15 @@ impl Plain {
         for offset in (0..self.len).step_by(CHUNK) {
             // SAFETY: inside the mapping, whose length is a multiple of the buffer's.
             let from = unsafe { self.start.add(offset) };
-            // SAFETY: both have so many bytes. The other thread's stores make this a race, which is what
-            // memcpy is asked to do here: by a call into the C library, of bytes that nobody looks at.
+            // SAFETY: both have `buffer.len()` bytes. The other thread's stores make this a race.
+            // It is wanted here, happens in the C library, and no code looks at the bytes.
             unsafe { libc::memcpy(buffer.as_mut_ptr().cast(), from.cast(), buffer.len()) };
             black_box(&buffer);
         }
     }
 }
 
-/// Bytes per nanosecond, while the memory is written or not.
+/// Bytes per nanosecond. `busy`: while another thread writes the memory.
 fn speed(
     memory: (*mut u8, usize),
     busy: bool,
@@ -97,7 +99,8 @@ fn speed(
     let (start, len) = memory;
     let seconds = || Ok(act()?.as_secs_f64());
     let seconds: Result<f64, String> = if busy {
-        // SAFETY: the memory outlives the writer. Beside it there are snapshots, or memcpy (see there).
+        // SAFETY: the memory outlives the writer. Besides the writer only snapshots use it, or
+        // memcpy (see there).
         let words = unsafe { mapping::words(start, len) };
         Busy::during(words, |_| seconds())
     } else {
@@ -106,7 +109,7 @@ fn speed(
     Ok(len as f64 / seconds? / 1e9)
 }
 
-/// The speed of reading a snapshot, and that of memcpy, so often.
+/// The speed of reading a snapshot and that of memcpy, measured `times` times.
 fn compare(
     times: usize,
     arena: &Arena,

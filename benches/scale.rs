@@ -1,16 +1,18 @@
-//! How do first writes scale with writer threads and live snapshots, and what does dropping a snapshot cost?
+//! How do first writes scale with writer threads and live snapshots, and what does dropping a
+//! snapshot cost?
 //!
-//! `cargo bench --bench scale -- [--json] [--quick]`: a table of medians with the least and the most in
-//! brackets, or one JSON object per row.
+//! `cargo bench --bench scale -- [--json] [--quick]`: a table of medians, with the least and the
+//! most in brackets, or one JSON object per row.
 //!
-//! So many snapshots are taken of memory that was written; then the threads share its pages out and store to each
-//! page once, in random order. `ns_per_write` is the time until the last thread is done, divided by the pages:
-//! on as many processors as there are threads, perfect scaling halves it with each doubling. Beside it
-//! `fork_ns_per_write`: the same after as many forks, whose children sleep. Both in fresh processes, in turn.
+//! The snapshots are taken of memory that was written. Then the threads share its pages out and
+//! store to each page once, in random order. `ns_per_write` is the time until the last thread is
+//! done, divided by the pages: on as many processors as there are threads, perfect scaling halves
+//! it with each doubling. `fork_ns_per_write` is the same after as many forks, whose children
+//! sleep. Both take turns, each in a fresh process.
 //!
-//! Then the snapshots are dropped, newest first, the dearest order: each but the last hands all its copies
-//! down to the next older one (`hand_down_ns_per_copy`, the mean of them), and the last frees them
-//! (`drop_ns_per_copy`).
+//! Then the snapshots are dropped, newest first, which is the most expensive order: each but the
+//! last hands all its copies down to the next older one (`hand_down_ns_per_copy`, the mean over
+//! these). The last one frees them (`drop_ns_per_copy`).
 
 #![allow(unsafe_code, reason = "memory as words")]
 
@@ -60,12 +62,12 @@ struct Job {
 #[derive(Serialize, Deserialize)]
 struct Cost {
     write_ns: f64,
-    /// Per copy; a fork has none of them.
+    /// Per copy. A fork has no copies.
     hand_down_ns: f64,
     drop_ns: f64,
 }
 
-/// Nanoseconds per page.
+/// Stores to all pages; returns nanoseconds per page.
 fn write_all(words: &[AtomicU64], threads: usize) -> f64 {
     let words_per_page = region::page::size() / 8;
     let mut order: Vec<usize> = (0..words.len() / words_per_page).collect();
@@ -81,7 +83,7 @@ fn write_all(words: &[AtomicU64], threads: usize) -> f64 {
                 }
             });
         }
-        // Nobody starts before the clock does.
+        // No thread starts before the clock does.
         let begin = Instant::now();
         start.wait();
         begin
@@ -93,7 +95,7 @@ fn measure_snapshots(job: &Job, engine: Engine) -> Result<Cost, String> {
     let arena = engine.plain_arena(job.len)?;
     let snapshots: Result<Vec<_>, _> = (0..job.snapshots).map(|_| arena.snapshot()).collect();
     let mut snapshots = snapshots.map_err(|error| error.to_string())?;
-    // SAFETY: the arena outlives them, and is used for nothing else from here on.
+    // SAFETY: the arena outlives the words, and is used only through them from here on.
     let words = unsafe { mapping::words(arena.as_mut_ptr(), job.len) };
     let write_ns = write_all(words, job.threads);
 
@@ -102,7 +104,7 @@ fn measure_snapshots(job: &Job, engine: Engine) -> Result<Cost, String> {
         .iter()
         .map(|snapshot| snapshot.stats().pages_saved);
     if arena.stats().pages_saved != pages || held.sum::<u64>() != pages * job.snapshots as u64 {
-        return Err("not every page was saved once, for all".to_owned());
+        return Err("not every page was saved once, for all snapshots together".to_owned());
     }
     let oldest = snapshots.remove(0);
     let handed_down = pages * snapshots.len() as u64;
@@ -118,7 +120,7 @@ fn measure_snapshots(job: &Job, engine: Engine) -> Result<Cost, String> {
     })
 }
 
-/// For each of so many copies.
+/// How long `act` took for each of `copies`.
 fn nanoseconds(copies: u64, act: impl FnOnce()) -> f64 {
     let begin = Instant::now();
     act();
@@ -128,7 +130,7 @@ fn nanoseconds(copies: u64, act: impl FnOnce()) -> f64 {
 fn measure_fork(job: &Job) -> Result<Cost, String> {
     let bytes = mapping::ordinary(job.len, false)?;
     mapping::fill(bytes);
-    // SAFETY: mapped for good, and not used otherwise from here on.
+    // SAFETY: never unmapped, and used only through the words from here on.
     let words = unsafe { mapping::words(bytes.as_mut_ptr(), job.len) };
     let children = (0..job.snapshots)
         .map(|_| Child::sleeping())

@@ -1,13 +1,14 @@
 //! What does another snapshot cost when little was written since the last one?
 //!
-//! `cargo bench --bench second_snapshot -- [--json] [--quick]`: a table of medians with the least and the most in
-//! brackets, or one JSON object per row.
+//! `cargo bench --bench second_snapshot -- [--json] [--quick]`: a table of medians, with the least
+//! and the most in brackets, or one JSON object per row.
 //!
-//! Every page was written, then a first snapshot was taken, then one page in 100 was stored to, chosen at random and
-//! in random order, while the first snapshot was still there (`first` is "alive") or after it was dropped
-//! ("dropped": such stores save nothing, and more and more pages become writable with each). `snapshot_us` is the
-//! whole call that takes the second snapshot, with nobody writing; `fork_us` the whole call of `fork()` over memory
-//! of the same size in which every page was written. Both in fresh processes, in turn.
+//! Every page is written, then a first snapshot is taken. Then one page in 100 is stored to, chosen
+//! at random and in random order: while the first snapshot is still there (`first` is "alive"), or
+//! after it was dropped ("dropped": such stores save nothing, and each makes more and more pages
+//! writable). `snapshot_us` is the whole call that takes the second snapshot, while no thread
+//! writes. `fork_us` is the whole call of `fork()` over memory of the same size in which every page
+//! was written. Both take turns, each in a fresh process.
 
 #![allow(unsafe_code, reason = "memory as words")]
 
@@ -28,7 +29,7 @@ use support::{MIB, Report, each, fresh, in_turn, lacks_memory, mapping, micros, 
 
 const SIZES: [usize; 2] = [256 * MIB, 1024 * MIB];
 const QUICK_SIZES: [usize; 1] = [256 * MIB];
-/// One page in so many is written between the snapshots.
+/// One page in this many is written between the snapshots.
 const WRITTEN: usize = 100;
 const FIRST: [First; 2] = [First::Alive, First::Dropped];
 
@@ -43,7 +44,7 @@ struct Row {
     speedup: f64,
 }
 
-/// The first snapshot, while pages are written.
+/// What becomes of the first snapshot before the pages are written.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum First {
@@ -75,7 +76,7 @@ fn measure_snapshot(job: &Job, engine: Engine) -> Result<f64, String> {
     if job.first == First::Dropped {
         first = None;
     }
-    // SAFETY: the arena outlives them, and is used for nothing else than snapshots from here on.
+    // SAFETY: the arena outlives the words, and is used only for snapshots from here on.
     let words = unsafe { mapping::words(arena.as_mut_ptr(), job.len) };
     let pages = arena.page_count();
     for page in index::sample(&mut StdRng::seed_from_u64(1), pages, pages / WRITTEN) {

@@ -1,16 +1,17 @@
-//! What does a store cost that does not fault? The same as in plain memory.
+//! What does a store cost that does not fault? It should cost the same as in plain memory.
 //!
-//! `cargo bench --bench steady -- [--json] [--quick]`: a table of medians with the least and the most in
-//! brackets, or one JSON object per row.
+//! `cargo bench --bench steady -- [--json] [--quick]`: a table of medians, with the least and the
+//! most in brackets, or one JSON object per row.
 //!
 //! - `open`: a snapshot is alive, and every page was written since;
 //! - `never`: the arena never had a snapshot;
 //! - `gone`: its only snapshot is gone, and every page was written since.
 //!
-//! Stores are to the words of the whole arena in order (`sequential`), to random ones (`random`), and to random
-//! ones in 500 pages (`hot`). Each comparison is made in a fresh process, where arena and plain memory take turns;
-//! which of them is allocated first alternates, too, since that decides which physical memory each of them
-//! gets. `ratio` is the median of the ratios of the processes. A fault while time is taken is an error.
+//! Stores are to the words of the whole arena in order (`sequential`), to random ones (`random`),
+//! and to random ones in 500 pages (`hot`). Each comparison is made in a fresh process, where arena
+//! and plain memory take turns. Which of them is allocated first alternates too, since that decides
+//! which physical memory each of them gets. `ratio` is the median of the ratios of the processes. A
+//! fault during the measurement is an error.
 
 #![allow(unsafe_code, reason = "memory as words")]
 
@@ -76,14 +77,14 @@ struct Job {
     arena_first: bool,
 }
 
-/// For one pattern, in nanoseconds per store.
+/// What one pattern costs, in nanoseconds per store.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Cost {
     arena: f64,
     plain: f64,
 }
 
-/// Stores, and returns how often.
+/// Makes stores, and returns how many.
 type Pattern = fn(&[AtomicU64]) -> usize;
 
 fn sequential(words: &[AtomicU64]) -> usize {
@@ -131,7 +132,7 @@ fn new_plain(len: usize) -> Result<&'static mut [u8], String> {
     Ok(bytes)
 }
 
-/// The fresh process.
+/// What the fresh process does.
 fn measure(job: &Job) -> Result<Vec<Cost>, String> {
     let (arena, plain);
     if job.arena_first {
@@ -141,9 +142,9 @@ fn measure(job: &Job) -> Result<Vec<Cost>, String> {
         plain = new_plain(job.len)?;
         arena = job.engine.plain_arena(job.len)?;
     }
-    // SAFETY: the arena outlives them, and is used for nothing else than snapshots from here on.
+    // SAFETY: the arena outlives the words, and is used only for snapshots from here on.
     let words = unsafe { mapping::words(arena.as_mut_ptr(), job.len) };
-    // SAFETY: mapped for good, and not used otherwise from here on.
+    // SAFETY: never unmapped, and used only through the words from here on.
     let plain = unsafe { mapping::words(plain.as_mut_ptr(), job.len) };
 
     let mut snapshot: Option<Snapshot> = None;

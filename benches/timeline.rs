@@ -1,16 +1,19 @@
 //! What does a writer see, before, during and after a snapshot?
 //!
-//! `cargo bench --bench timeline -- [--json] [--quick]`: a table, or one JSON object per side and bucket of 2 ms.
+//! `cargo bench --bench timeline -- [--json] [--quick]`: a table, or one JSON object per side and
+//! bucket of 2 ms.
 //!
-//! One thread stores at full speed for 1.2 s, to a hot set of 500 pages and, one time in 20, to any. All pages are
-//! resident, and small. A third of the time in, another thread calls `snapshot()`, or `fork()`; the snapshot stays
-//! until the end, as does the child, which sleeps. Each side five times, in fresh processes, in turn; what is shown of
-//! a side is one of its runs whole, that with the median worst stall.
+//! One thread stores at full speed for 1.2 s, to a hot set of 500 pages and, one time in 20, to any
+//! page. All pages are resident, and small. After a third of the time another thread calls
+//! `snapshot()`, or `fork()`. The snapshot stays until the end, as does the child, which sleeps.
+//! Each side runs five times, in turn, in fresh processes. One whole run of a side is shown: the
+//! one with the median worst stall.
 //!
-//! `at_ms` is when a bucket begins, counted from the call; `stores` are those that ended in it, `worst_us` is the
-//! longest time from one store to the next that reaches into it: a stall that lasts for several buckets is in each
-//! of them. In the table, the worst stall is that from the call on, and stores are counted over what was before
-//! the call, the first 100 ms after it, and the rest.
+//! `at_ms` is when a bucket begins, counted from the call. `stores` are those that ended in the
+//! bucket. `worst_us` is the longest time from one store to the next that reaches into it: a stall
+//! that lasts for several buckets is in each of them. In the table, the worst stall is that from
+//! the call on. The table counts stores for the time before the call, for the first 100 ms after
+//! it, and for the rest.
 
 #![allow(unsafe_code, reason = "memory that two threads store to")]
 
@@ -37,7 +40,7 @@ const WHOLE: Duration = Duration::from_millis(1200);
 const CALL: Duration = Duration::from_millis(400);
 const SOON_AFTER_MS: f64 = 100.0;
 
-/// What the writer notes is finer than what is shown, since it does not know when the call will be.
+/// The writer counts in finer steps than a bucket, since it does not know when the call will come.
 const TICK_US: u64 = 100;
 const TICKS_PER_BUCKET: usize = 20;
 const BUCKET_MS: f64 = TICK_US as f64 * TICKS_PER_BUCKET as f64 / 1e3;
@@ -101,7 +104,7 @@ impl Run {
     }
 }
 
-/// Stores until the time is over; what was done in each tick since `begin`.
+/// Makes stores until the time is over; returns what was done in each tick since `begin`.
 fn write(words: &[AtomicU64], begin: Instant) -> Vec<Bucket> {
     let ticks = WHOLE.as_micros() as usize / TICK_US as usize;
     let mut seen = vec![Bucket::default(); ticks];
@@ -137,7 +140,7 @@ fn watch<T>(
     });
     let ticks = ticks.map_err(|_| "the writer panicked".to_owned())?;
     drop(frozen?);
-    // Whole buckets only, one of which begins with the call.
+    // Only whole buckets, one of which begins with the call.
     let call = call.as_micros() as usize / TICK_US as usize;
     let whole = ticks.get(call % TICKS_PER_BUCKET..).unwrap_or_default();
     let buckets = whole.chunks_exact(TICKS_PER_BUCKET).map(|ticks| {
@@ -155,14 +158,14 @@ fn watch<T>(
     Ok(run)
 }
 
-/// In buckets.
+/// How many buckets "soon after" the call are.
 fn soon_after() -> usize {
     (SOON_AFTER_MS / BUCKET_MS) as usize
 }
 
 fn measure_snapshot(len: usize, engine: Engine) -> Result<Run, String> {
     let arena = engine.plain_arena(len)?;
-    // SAFETY: the arena outlives them, and is used for nothing else than snapshots from here on.
+    // SAFETY: the arena outlives the words, and is used only for snapshots from here on.
     let words = unsafe { mapping::words(arena.as_mut_ptr(), len) };
     watch(words, || {
         arena.snapshot().map_err(|error| error.to_string())
@@ -172,7 +175,7 @@ fn measure_snapshot(len: usize, engine: Engine) -> Result<Run, String> {
 fn measure_fork(len: usize) -> Result<Run, String> {
     let bytes = mapping::ordinary(len, false)?;
     mapping::fill(bytes);
-    // SAFETY: mapped for good, and not used otherwise from here on.
+    // SAFETY: never unmapped, and used only through the words from here on.
     let words = unsafe { mapping::words(bytes.as_mut_ptr(), len) };
     watch(words, Child::sleeping)
 }
@@ -190,7 +193,7 @@ fn typical(mut runs: Vec<Run>) -> Run {
     runs.swap_remove(runs.len() / 2)
 }
 
-/// The rows of a side, of which people see one.
+/// The rows of a side. The table for people has one row for them all.
 fn rows(report: &mut Report, side: Side, len: usize, run: &Run) -> Result<(), String> {
     for (index, bucket) in run.buckets.iter().enumerate() {
         report.detail(&Row {

@@ -1,5 +1,5 @@
-//! Several overlapping snapshots of one arena: what each shows, what changed from one to the next, and what it costs
-//! to keep them.
+//! Several snapshots of one arena live at once: what each shows, what changed from one to the next,
+//! and what it costs to keep them.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     table.add_row(["now".to_owned()].into_iter().chain(now));
     println!("{table}\n* changed since the day before");
 
-    // Each snapshot shows its own day, whatever has been written since and whichever others are gone.
+    // Each snapshot shows its own day, whatever was written since and whichever others are gone.
     let stats = arena.stats();
     println!(
         "{} snapshots share {} saved pages",
@@ -94,8 +94,8 @@ fn text(page: &[u8]) -> String {
     String::from_utf8_lossy(&page[..end.unwrap_or(page.len())]).into_owned()
 }
 
-/// The pages that differ, after checking `changed_since` against the bytes: it may name a page too many, never one
-/// too few.
+/// The pages that `changed_since` names, after a check against the bytes: it may name a page too
+/// many, never one too few.
 fn changed_pages(newer: &Snapshot, older: &Snapshot) -> Result<BTreeSet<usize>, Box<dyn Error>> {
     let named: BTreeSet<usize> = newer.changed_since(older)?.into_iter().flatten().collect();
     for page in 0..newer.page_count() {

@@ -1,4 +1,4 @@
-//! Freeze some memory, go on writing, read what it was.
+//! Freeze some memory, go on writing, read the old bytes.
 
 use pagecow::Arena;
 

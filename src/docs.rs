@@ -12,7 +12,7 @@ pub mod design {}
 #[doc = include_str!("../docs/soundness.md")]
 pub mod soundness {}
 
-#[doc = "[`docs/design.md`]: design\n"]
+#[doc = "[`docs/design.md`]: design\n[`docs/testing.md`]: testing\n"]
 #[doc = include_str!("../docs/CONTRIBUTING.md")]
 pub mod contributing {}
 

@@ -7,13 +7,14 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Engine {
-    /// `mprotect(2)`: works everywhere. Each isolated written page costs the process two kernel mappings, of
-    /// which there is a limited number (`vm.max_map_count`); see [`Stats::wall_exits`](crate::Stats::wall_exits).
+    /// `mprotect(2)`: works everywhere. Each isolated written page costs the process two kernel
+    /// mappings, of which there is a limited number (`vm.max_map_count`); see
+    /// [`Stats::wall_exits`](crate::Stats::wall_exits).
     #[default]
     Mprotect,
-    /// `userfaultfd(2)` in write-protect mode, delivered as SIGBUS to the thread that stores. Splits no
-    /// mappings, and a scattered first write costs about half. Needs Linux 6.4 or later and a system or
-    /// sandbox that allows the call; no privilege.
+    /// `userfaultfd(2)` in write-protect mode, delivered as SIGBUS to the thread that stores.
+    /// Splits no mappings, and a scattered first write costs about half. Needs Linux 6.4 or later
+    /// and a system or sandbox that allows the call; no privilege.
     Userfaultfd,
 }
 
@@ -31,11 +32,11 @@ pub enum Window {
     /// Only the page itself: 1 copy per page written, and the most faults. Until mappings run
     /// short.
     Page,
-    /// The aligned block of so many pages that the page is in: at least 1, rounded up to a power of
-    /// two.
+    /// The aligned block of this many pages that the page is in: at least 1, rounded up to a power
+    /// of two.
     Fixed(usize),
-    /// As many as pays, by how densely the neighbourhood is written and whether a run of pages is written
-    /// in order.
+    /// As many as pays, by how densely the neighbourhood is written and whether a run of pages is
+    /// written in order.
     Adaptive {
         /// The most pages that one fault deals with: at least 1, rounded down to a power of two,
         /// and at most 512.

@@ -12,11 +12,11 @@ pub(crate) struct PageSize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PageIndex(u32);
 
-/// A run of neighbouring pages, never empty.
+/// A run of neighbouring pages, never empty: from `start` up to but not including `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageRange {
-    first: u32,
-    last: u32,
+    start: u32,
+    end: u32,
 }
 
 /// Most pages that one arena may have: page numbers fit `u32` with room for "one past the end".
@@ -49,7 +49,8 @@ impl PageSize {
         self.bytes() / size_of::<u64>()
     }
 
-    /// Pages that hold `len` bytes, or `None` when `len` is zero or the count is over [`MAX_PAGES`].
+    /// Pages that hold `len` bytes, or `None` when `len` is zero or the count is over
+    /// [`MAX_PAGES`].
     pub const fn count_for(self, len: usize) -> Option<usize> {
         let pages = len.div_ceil(self.bytes());
         if pages == 0 || pages > MAX_PAGES {
@@ -74,10 +75,8 @@ impl PageSize {
         if bytes.is_empty() {
             return None;
         }
-        Some(PageRange::new(
-            self.page_of(bytes.start),
-            self.page_of(bytes.end - 1),
-        ))
+        let end = self.page_of(bytes.end - 1).get() + 1;
+        Some(PageRange::from(self.page_of(bytes.start).get()..end))
     }
 }
 
@@ -115,32 +114,56 @@ impl PageIndex {
 impl PageRange {
     /// The pages from `first` to `last`, both included.
     pub fn new(first: PageIndex, last: PageIndex) -> Self {
-        debug_assert!(first <= last);
-        Self {
-            first: first.0,
-            last: last.0,
-        }
+        Self::from(first.get()..last.get() + 1)
     }
 
     /// All pages of an arena of `count` pages.
     pub fn all(count: usize) -> Self {
-        Self::new(PageIndex::new(0), PageIndex::new(count - 1))
+        Self::from(0..count)
     }
 
+    /// The first page.
     pub const fn first(self) -> PageIndex {
-        PageIndex(self.first)
+        PageIndex(self.start)
     }
 
     pub const fn last(self) -> PageIndex {
-        PageIndex(self.last)
+        PageIndex(self.end - 1)
+    }
+
+    /// Number of the first page.
+    pub const fn start(self) -> usize {
+        self.start as usize
+    }
+
+    /// One more than the number of the last page.
+    pub const fn end(self) -> usize {
+        self.end as usize
     }
 
     pub const fn count(self) -> usize {
-        (self.last - self.first) as usize + 1
+        (self.end - self.start) as usize
     }
 
     pub fn iter(self) -> impl Iterator<Item = PageIndex> {
-        (self.first..=self.last).map(PageIndex)
+        (self.start..self.end).map(PageIndex)
+    }
+}
+
+impl From<PageIndex> for PageRange {
+    fn from(page: PageIndex) -> Self {
+        Self::from(page.get()..page.get() + 1)
+    }
+}
+
+impl From<Range<usize>> for PageRange {
+    /// The caller knows that the pages exist.
+    fn from(pages: Range<usize>) -> Self {
+        debug_assert!(pages.start < pages.end && pages.end <= MAX_PAGES);
+        Self {
+            start: pages.start as u32,
+            end: pages.end as u32,
+        }
     }
 }
 
@@ -169,13 +192,13 @@ mod tests {
         let size = PageSize::new(4096).unwrap();
         let pages = |bytes: Range<usize>| {
             size.pages_of(&bytes)
-                .map(|range| (range.first().get(), range.last().get()))
+                .map(|range| range.start()..range.end())
         };
         assert_eq!(pages(0..0), None);
-        assert_eq!(pages(0..1), Some((0, 0)));
-        assert_eq!(pages(4095..4096), Some((0, 0)));
-        assert_eq!(pages(4095..4097), Some((0, 1)));
-        assert_eq!(pages(4096..12288), Some((1, 2)));
+        assert_eq!(pages(0..1), Some(0..1));
+        assert_eq!(pages(4095..4096), Some(0..1));
+        assert_eq!(pages(4095..4097), Some(0..2));
+        assert_eq!(pages(4096..12288), Some(1..3));
     }
 
     #[test]

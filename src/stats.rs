@@ -3,68 +3,74 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::page::PageSize;
+
 /// What an arena's snapshots have cost so far.
 ///
-/// Counters are exact and only grow, unless said otherwise. Each is exact by itself; while writers run,
-/// two of them may be a few faults apart. `faults - spurious_faults - soft_faults` is the number of
-/// faults that saved a page.
+/// Each field is a count that is exact and only grows, unless its text says otherwise. While
+/// writers run, two of them may be a few faults apart. `faults - spurious_faults - soft_faults` is
+/// the number of faults that saved a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Refused stores to this arena that the handler dealt with.
+    /// Faults: stores to this arena that were refused and that the handler dealt with.
     pub faults: u64,
     /// Faults on a page that another thread had made writable meanwhile.
     pub spurious_faults: u64,
     /// Faults on a page that was made writable without a copy: no live snapshot needed one, or the
     /// store had no frame to give.
     pub soft_faults: u64,
-    /// Copies made, by faults, by `writable`, and ahead of writes.
+    /// Pages copied: by faults, by `writable`, and ahead of writes.
     pub pages_saved: u64,
     /// The same in bytes.
     pub bytes_saved: u64,
-    /// Copies made of pages that nobody was about to write: neighbours that their [`Window`](crate::Window) let a
-    /// fault deal with, and the way out when mappings run short.
+    /// Pages copied that nobody was about to write: neighbours that their
+    /// [`Window`](crate::Window) let a fault deal with, and pages on the way out when mappings ran
+    /// short.
     pub pages_saved_ahead: u64,
-    /// Signals and faults passed on to the handler that was there before, in the whole process.
+    /// Signals and faults that were passed on to the handler that was there before, in the whole
+    /// process.
     pub foreign_faults: u64,
-    /// System calls that changed page protection.
+    /// System calls that changed the protection of this arena's pages.
     pub protect_calls: u64,
     /// Snapshots taken.
     pub snapshots: u64,
-    /// Snapshots alive now.
+    /// Snapshots alive now. Not a counter.
     pub live_snapshots: u64,
-    /// Bytes of the store that hold copies now.
+    /// Bytes of the store that hold copies now. Not a counter.
     pub store_bytes: u64,
     /// The most bytes of the store that held copies at one time.
     pub store_bytes_peak: u64,
-    /// Bytes of the store that are resident now: those that hold copies, and those kept free for further
-    /// ones. Not a counter.
+    /// Bytes of the store that are resident now: those that hold copies, and those kept free for
+    /// further ones. Not a counter.
     pub store_resident_bytes: u64,
-    /// The most kernel mappings that the arena consisted of at one time (own estimate: exact with one
-    /// writer thread).
+    /// The most kernel mappings that the arena consisted of at one time. An own estimate, which is
+    /// exact with one writer thread.
     pub vma_peak: u64,
-    /// How often mappings ran short, so that as many pages were saved and disarmed as it took, whatever the
-    /// [`Window`](crate::Window) allows. With [`Engine::Mprotect`](crate::Engine::Mprotect) only.
+    /// Times that mappings ran short, so that a fault saved more pages and made them writable than
+    /// its [`Window`](crate::Window) allows. With [`Engine::Mprotect`](crate::Engine::Mprotect)
+    /// only.
     pub wall_exits: u64,
-    /// How often a reader had to read a page again because a writer opened it meanwhile.
+    /// Times that a reader read a page again, because a writer made it writable meanwhile.
     pub reader_retries: u64,
-    /// How often taking or dropping a snapshot had to wait for a fault in progress.
+    /// Times that the arena waited for faults in progress, to prepare, take or drop a snapshot, to
+    /// make all pages writable or to fork.
     pub drains: u64,
-    /// How long the last commit kept writers that faulted from going on. Not a counter.
+    /// The time for which the last commit kept writers that faulted from going on. Not a counter.
     pub last_pause: Duration,
-    /// How long taking write permission took for the last snapshot, ahead and at its commit, all calls
-    /// together. Not a counter.
+    /// The time that it took to take write permission for the last snapshot, ahead and at its
+    /// commit, all calls together. Not a counter.
     pub last_arm: Duration,
-    /// In how many passes over the arena the last snapshot was prepared; 0 when it was not. Not a counter.
+    /// Passes over the arena in which the last snapshot was prepared; 0 when it was not. Not a
+    /// counter.
     pub last_passes: u64,
-    /// The longest that a store which faulted had to wait, from the fault until it was retried. Only
-    /// grows.
+    /// The longest time from a fault until its store was retried.
     pub worst_wait: Duration,
-    /// How long the faults that saved a page took inside the handler.
+    /// The time inside the handler of each fault that saved a page, in nanoseconds.
     pub save_latency: Histogram,
 }
 
-/// A histogram with a bucket for each power of two of nanoseconds.
+/// A histogram of times, with a bucket for each power of two of nanoseconds.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Histogram {
     counts: [u64; Histogram::BUCKETS],
@@ -73,7 +79,8 @@ pub struct Histogram {
 impl Histogram {
     const BUCKETS: usize = 40;
 
-    /// The buckets that are not empty, ascending: (upper bound in nanoseconds, exclusive; count).
+    /// The buckets that are not empty, ascending: (upper bound in nanoseconds, exclusive; number of
+    /// values).
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.counts
             .iter()
@@ -87,8 +94,8 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// The upper bound, in nanoseconds, of the bucket in which the fraction `q` (0 to 1) of the values is
-    /// reached; `None` when there are no values.
+    /// The upper bound, in nanoseconds, of the bucket in which the fraction `q` (0 to 1) of the
+    /// values is reached; `None` when there are no values.
     pub fn quantile(&self, q: f64) -> Option<u64> {
         let total = self.count();
         let wanted = ((total as f64 * q.clamp(0.0, 1.0)).ceil() as u64).max(1);
@@ -117,6 +124,8 @@ impl std::fmt::Debug for Histogram {
 }
 
 /// The counters behind [`Stats`]. They order nothing, so they are plain and relaxed, in models too.
+///
+/// A *period* is the time from one commit to the next. Times are in nanoseconds.
 pub(crate) struct Counters {
     faults: AtomicU64,
     spurious_faults: AtomicU64,
@@ -124,15 +133,17 @@ pub(crate) struct Counters {
     pages_saved: AtomicU64,
     pages_saved_ahead: AtomicU64,
     snapshots: AtomicU64,
+    /// What `pages_saved` was when this period began.
     saved_at_commit: AtomicU64,
-    /// Between the last two commits.
+    /// Pages saved in the previous period.
     saved_before: AtomicU64,
     wall_exits: AtomicU64,
     reader_retries: AtomicU64,
     last_pause_ns: AtomicU64,
-    /// Since the last commit.
+    /// In this period, for the snapshot that ends it.
     arming_ns: AtomicU64,
     last_arm_ns: AtomicU64,
+    /// In this period, for the snapshot that ends it.
     passes: AtomicU64,
     last_passes: AtomicU64,
     worst_wait_ns: AtomicU64,
@@ -164,6 +175,19 @@ impl Default for Counters {
     }
 }
 
+/// The figures of [`Stats`] that are kept elsewhere.
+pub(crate) struct Elsewhere {
+    pub page_size: PageSize,
+    pub live_snapshots: usize,
+    pub frames_in_use: usize,
+    pub frames_in_use_peak: usize,
+    pub frames_resident: usize,
+    pub vma_peak: u64,
+    pub protect_calls: u64,
+    pub drains: u64,
+    pub foreign_faults: u64,
+}
+
 fn add(counter: &AtomicU64, by: u64) {
     if by != 0 {
         counter.fetch_add(by, Ordering::Relaxed);
@@ -171,6 +195,7 @@ fn add(counter: &AtomicU64, by: u64) {
 }
 
 impl Counters {
+    /// A fault saved a page, which took this long.
     #[cfg(not(loom))]
     pub fn saved_fault(&self, nanoseconds: u64) {
         add(&self.faults, 1);
@@ -178,12 +203,14 @@ impl Counters {
         add(&self.save_latency[bucket.min(Histogram::BUCKETS - 1)], 1);
     }
 
+    /// A fault opened a page without a copy.
     #[cfg(not(loom))]
     pub fn soft_fault(&self) {
         add(&self.faults, 1);
         add(&self.soft_faults, 1);
     }
 
+    /// A fault found its page open.
     #[cfg(not(loom))]
     pub fn spurious_fault(&self) {
         add(&self.faults, 1);
@@ -214,7 +241,7 @@ impl Counters {
         self.passes.store(u64::from(number), Ordering::Relaxed);
     }
 
-    /// A fault was dealt with.
+    /// A fault was dealt with, which took this long.
     #[cfg(not(loom))]
     pub fn waited(&self, nanoseconds: u64) {
         if self.worst_wait_ns.load(Ordering::Relaxed) < nanoseconds {
@@ -222,7 +249,7 @@ impl Counters {
         }
     }
 
-    /// A snapshot was taken, and its commit kept the gate closed for this long.
+    /// A snapshot was taken, and its commit kept the gate closed for this long. A period ends.
     pub fn committed(&self, pause: u64) {
         add(&self.snapshots, 1);
         self.saved_before
@@ -236,7 +263,7 @@ impl Counters {
         self.last_passes.store(passes, Ordering::Relaxed);
     }
 
-    /// Copies made since the last snapshot was taken.
+    /// Copies made in this period.
     pub fn saved_since_commit(&self) -> u64 {
         // In this order: neither ever shrinks.
         let before = self.saved_at_commit.load(Ordering::Acquire);
@@ -245,25 +272,45 @@ impl Counters {
             .saturating_sub(before)
     }
 
-    /// Copies made since the last snapshot was taken, or between the two before, whichever are more.
+    /// Copies made in this period or in the previous one, whichever are more.
     pub fn saved_lately(&self) -> u64 {
         self.saved_since_commit()
             .max(self.saved_before.load(Ordering::Relaxed))
     }
 
-    /// The counters that are kept here; `page` is the page size in bytes.
-    pub fn read(&self, page: u64) -> Stats {
+    /// All figures. A field of either struct that is forgotten here is an error of the compiler.
+    pub fn stats(&self, elsewhere: Elsewhere) -> Stats {
+        let Elsewhere {
+            page_size,
+            live_snapshots,
+            frames_in_use,
+            frames_in_use_peak,
+            frames_resident,
+            vma_peak,
+            protect_calls,
+            drains,
+            foreign_faults,
+        } = elsewhere;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let bytes = |pages: u64| pages * page_size.bytes() as u64;
         Stats {
             faults: get(&self.faults),
             spurious_faults: get(&self.spurious_faults),
             soft_faults: get(&self.soft_faults),
             pages_saved: get(&self.pages_saved),
-            bytes_saved: get(&self.pages_saved) * page,
+            bytes_saved: bytes(get(&self.pages_saved)),
             pages_saved_ahead: get(&self.pages_saved_ahead),
+            foreign_faults,
+            protect_calls,
             snapshots: get(&self.snapshots),
+            live_snapshots: live_snapshots as u64,
+            store_bytes: bytes(frames_in_use as u64),
+            store_bytes_peak: bytes(frames_in_use_peak as u64),
+            store_resident_bytes: bytes(frames_resident as u64),
+            vma_peak,
             wall_exits: get(&self.wall_exits),
             reader_retries: get(&self.reader_retries),
+            drains,
             last_pause: Duration::from_nanos(get(&self.last_pause_ns)),
             last_arm: Duration::from_nanos(get(&self.last_arm_ns)),
             last_passes: get(&self.last_passes),
@@ -271,7 +318,6 @@ impl Counters {
             save_latency: Histogram {
                 counts: std::array::from_fn(|bucket| get(&self.save_latency[bucket])),
             },
-            ..Stats::default()
         }
     }
 }
@@ -286,7 +332,17 @@ mod tests {
         for nanoseconds in [0, 1, 1023, 1024, u64::MAX] {
             counters.saved_fault(nanoseconds);
         }
-        let stats = counters.read(4096);
+        let stats = counters.stats(Elsewhere {
+            page_size: PageSize::host(),
+            live_snapshots: 0,
+            frames_in_use: 0,
+            frames_in_use_peak: 0,
+            frames_resident: 0,
+            vma_peak: 0,
+            protect_calls: 0,
+            drains: 0,
+            foreign_faults: 0,
+        });
         let buckets: Vec<_> = stats.save_latency.buckets().collect();
         assert_eq!(
             buckets,

@@ -1,8 +1,9 @@
-//! Writers, snapshotting threads and readers against each other, all on the same few pages, with each engine and
-//! several windows in turn.
+//! Writers, snapshotting threads and readers against each other, all on the same few pages, with
+//! each engine and several windows in turn. An executable of its own, since its threads take all
+//! processors.
 //!
-//! A few seconds by default; `PAGECOW_STRESS_SECONDS=60` is the long form, which also insists on having met
-//! each kind of race.
+//! A few seconds by default. `PAGECOW_STRESS_SECONDS=60` is the long form, which fails unless it
+//! met each kind of race.
 
 mod common;
 
@@ -22,8 +23,8 @@ const WRITERS: u64 = 4;
 const STRIDE: u64 = 13;
 const LIVE: usize = 6;
 
-/// Words of a page: one a writer for what it stores, one a writer for a counter that all of them add
-/// to, both far apart.
+/// A word of a page. Each writer has a slot for what it stores, and all writers add to the counter
+/// in the last slot. Slots lie far apart.
 fn word(page: u64, words_per_page: u64, slot: u64) -> usize {
     (page * words_per_page + slot * 61) as usize
 }
@@ -40,7 +41,7 @@ fn expected(last: u64, page: u64) -> u64 {
         .unwrap_or(0)
 }
 
-/// What one snapshot must fulfil, whenever and how often it is read.
+/// What holds for each snapshot, whenever and however often it is read.
 fn check(snapshot: &Snapshot) -> Vec<u8> {
     let mut bytes = vec![0; snapshot.len()];
     snapshot.read_at(0, &mut bytes).unwrap();

@@ -1,8 +1,10 @@
-//! The row `fork`: minor faults of a process that writes each page while a child holds what was.
+//! The row `fork`: minor faults of a process that writes each page while a child keeps the old
+//! bytes.
 //!
-//! Exact to the page by this: the process is fresh and has written each page once; it has no huge pages; a
-//! thread counts its own faults, over the loop only; and it has run that same loop over one page of its own
-//! *after* the fork, so that its stack and the counters are its own again.
+//! The count is exact to the page, for these reasons. The process is fresh and has written each
+//! page once. It has no huge pages. A thread counts its own faults, over the loop only. And it has
+//! run that same loop over one page of its own *after* the fork, so that its stack and the counters
+//! are its own again.
 
 use std::io::{Read, Write};
 use std::process::{Command, ExitCode};
@@ -46,7 +48,7 @@ pub fn row(len: usize, threads: usize) -> Result<Row, String> {
     }
 }
 
-/// The fresh process.
+/// What the fresh process does.
 pub fn alone(args: impl Iterator<Item = String>) -> ExitCode {
     let numbers: Vec<usize> = args.map_while(|arg| arg.parse().ok()).collect();
     let &[len, threads] = numbers.as_slice() else {
@@ -74,14 +76,14 @@ fn map(len: usize) -> io::Result<&'static mut [u8]> {
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: our own mapping. Kernels without huge pages refuse, which is as good.
+    // SAFETY: our own mapping. Kernels without huge pages refuse, and that is fine.
     unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
-    // SAFETY: mapped for good, zero-filled, and nobody else knows of it.
+    // SAFETY: never unmapped, zero-filled, and no other code knows of it.
     Ok(unsafe { std::slice::from_raw_parts_mut(start.cast(), len) })
 }
 
 fn atomic(bytes: &'static mut [u8]) -> &'static [AtomicU64] {
-    // SAFETY: whole pages, so aligned and a multiple of 8 long, borrowed exclusively and for good.
+    // SAFETY: whole pages, so aligned and a multiple of 8 long, borrowed exclusively for ever.
     unsafe { std::slice::from_raw_parts(bytes.as_mut_ptr().cast(), bytes.len() / 8) }
 }
 
@@ -115,7 +117,7 @@ fn measure(len: usize, threads: usize) -> io::Result<(u64, u64)> {
     if child == 0 {
         drop(done);
         let _ = ready.read(&mut [0]);
-        // SAFETY: the child's own memory, to which nobody writes in this process.
+        // SAFETY: the child's own memory, to which nothing writes in this process.
         let unchanged = unsafe { &*image } == before.as_slice();
         // SAFETY: ends the process.
         unsafe { libc::_exit(i32::from(!unchanged)) };

@@ -1,25 +1,28 @@
 //! How many faults do first writes cost, and how many copies? Exactly one of each.
 //!
-//! `cargo bench --bench fault_count -- [--json] [--quick]`: a table, or one JSON object per row, over an
-//! arena of 64 MiB (`--quick`: 8 MiB) and with a window of one page, for each engine that is to be had. A row is
-//! `exact` when `faults - spurious - soft == pages_saved == pages_written`; when one is not, or a byte is wrong,
-//! the exit code is 1.
+//! `cargo bench --bench fault_count -- [--json] [--quick]`: a table, or one JSON object per row.
+//! The arena has 64 MiB (`--quick`: 8 MiB) and a window of one page. Each engine that works here
+//! has its rows. A row is `exact` when `faults - spurious - soft == pages_saved == pages_written`.
+//! When a row is not, or a byte is wrong, the exit code is 1.
 //!
-//! `pages_written` does not come from pagecow: the writers count their stores to each page, and it is the
-//! number of pages stored to *while a snapshot lived that had to keep them*, added up over the rounds of a
-//! case. So it is 0 in `after-last-drop`, where each page may cost one soft fault. The same counts say what
-//! the arena must hold afterwards; a plain copy says what its snapshots must.
+//! `pages_written` does not come from pagecow. It follows from what the writers store: it is the
+//! number of pages stored to *while a snapshot lived that had to keep them*, added up over the
+//! rounds of a case. So it is 0 in `after-last-drop`, where each page may cost one soft fault. The
+//! same stores, made to a plain copy, say what the arena must hold afterwards; the copy before them
+//! says what its snapshots must hold.
 //!
-//! With 2 threads both write all that the case writes, in step where its order is fixed, so that they meet
-//! on the same pages. In `fork` they share the pages out: the kernel counts a fault for each of two threads
-//! that meet, and does not say so.
+//! With 2 threads both write everything that the case writes. They start together, so where the
+//! case fixes the order they meet on the same pages. In `fork` they share the pages out: when two
+//! threads meet on a page, the kernel counts a fault for each, and does not tell which faults these
+//! were.
 //!
-//! `fork` is the kernel's own copy-on-write in a fresh process with an ordinary mapping of small pages: minor
-//! faults of the writing threads, over nothing but the loop that writes (see [`forked`]). What the kernel does
-//! not tell is null, its engine too, and exact means `faults == pages_written`.
+//! `fork` is the kernel's own copy-on-write, in a fresh process with an ordinary mapping of small
+//! pages. Its faults are the minor faults of the writing threads, counted over the loop that writes
+//! and nothing else (see [`forked`]). Fields that the kernel does not tell are null, as is the
+//! engine. Exact means `faults == pages_written`.
 //!
-//! With mprotect, more pages than half of `vm.max_map_count` would be saved ahead of their writes: not so at these
-//! sizes with the kernel's default of 65530.
+//! With mprotect, pages are also saved ahead of their writes once the mappings reach half of
+//! `vm.max_map_count`. These sizes stay below that with the kernel's default of 65530.
 
 #![allow(unsafe_code, reason = "mmap, fork and getrusage")]
 
@@ -55,14 +58,15 @@ struct Row {
     exact: bool,
 }
 
-/// One round: snapshots are taken (and dropped, if so), then the threads store to these pages in turn.
+/// In each round the snapshots are taken (and dropped at once, if `dropped`); then each thread
+/// accesses the pages of its `order`, one after the other.
 struct Case {
     name: &'static str,
     rounds: usize,
     snapshots: usize,
     dropped: bool,
     reads: bool,
-    /// For the thread of a number, in an arena of so many pages.
+    /// The pages for a thread, from its number and the arena's length in pages.
     order: fn(u64, usize) -> Vec<usize>,
 }
 
@@ -133,7 +137,7 @@ fn every_second(_: u64, pages: usize) -> Vec<usize> {
     (0..pages).step_by(2).collect()
 }
 
-/// Twice as many stores as there are pages, most of them to a few pages that lie anywhere.
+/// Twice as many stores as there are pages. Most go to a few pages, which lie anywhere.
 fn zipf(thread: u64, pages: usize) -> Vec<usize> {
     let ranked = shuffled(u64::MAX, pages);
     let ranks = Zipf::new(pages as f64, 1.0).expect("a positive exponent");
@@ -149,7 +153,7 @@ fn same_page(_: u64, pages: usize) -> Vec<usize> {
     vec![pages / 2; 1000]
 }
 
-/// Something in each word that no other has.
+/// Fills each word with something that no other word has.
 fn fill(bytes: &mut [u8]) {
     for (index, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         *word = (index as u64)
@@ -233,7 +237,7 @@ fn run(engine: Engine, case: &Case, len: usize, threads: usize) -> Result<Row, S
     })
 }
 
-/// Does to a plain copy what the threads do to the arena; returns how many pages that is.
+/// Does to a plain copy what the threads do to the arena; returns how many different pages that is.
 fn add_up(orders: &[Vec<usize>], bytes: &mut [u8], page_size: usize) -> u64 {
     let mut written = vec![false; bytes.len() / page_size];
     for page in orders.iter().flatten() {
@@ -256,7 +260,7 @@ fn check(snapshot: &Snapshot, expected: &[u8], page_size: usize) -> Result<(), S
     Ok(())
 }
 
-/// Those that are to be had here. Says which are not.
+/// The engines that work here. Prints which do not.
 fn engines() -> Vec<Engine> {
     let all = [Engine::Mprotect, Engine::Userfaultfd];
     let checked = |engine: &Engine| match engine.check() {

@@ -1,36 +1,36 @@
 //! Children of `fork()`: the kernel's own frozen view of memory.
 
-#![allow(unsafe_code, reason = "fork, and what ends a child")]
+#![allow(unsafe_code, reason = "forks children and ends them")]
 
 use std::io;
 use std::time::{Duration, Instant};
 
-/// A child that is ended at the latest when this is dropped.
+/// A child process. Dropping this ends the child, if it has not ended before.
 pub struct Child(libc::pid_t);
 
 impl Child {
-    /// A child that ends at once; also says how long the fork took.
+    /// A child that ends at once; also returns how long the fork took.
     pub fn short() -> Result<(Self, Duration), String> {
         let begin = Instant::now();
         // SAFETY: the child ends at once.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // SAFETY: ends the process, without running anything of it.
+            // SAFETY: ends the process without running any of its clean-up.
             unsafe { libc::_exit(0) };
         }
         let took = begin.elapsed();
         Ok((Self::parents(child)?, took))
     }
 
-    /// A child that sleeps, so that it shares all memory with its parent, until this is dropped or the thread that
-    /// forked ends.
+    /// A child that sleeps until this is dropped or the thread that forked ends. It shares all
+    /// memory with its parent meanwhile.
     pub fn sleeping() -> Result<Self, String> {
-        // SAFETY: the child makes nothing but the two calls below, and never returns.
+        // SAFETY: the child makes only the two calls below, and never returns.
         let child = unsafe { libc::fork() };
         if child != 0 {
             return Self::parents(child);
         }
-        // SAFETY: concerns nothing but when the child ends.
+        // SAFETY: only sets when the child ends.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         loop {
             // SAFETY: sleeps.
@@ -55,7 +55,7 @@ impl Drop for Child {
     }
 }
 
-/// How often the calling thread had a page to be made by the kernel so far.
+/// How many minor faults the calling thread has had so far: pages that the kernel made for it.
 pub fn minor_faults() -> u64 {
     // SAFETY: all zeroes are a valid `rusage`.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };

@@ -16,7 +16,7 @@ pub enum Engine {
 impl Engine {
     const ALL: [Self; 2] = [Self::Mprotect, Self::Userfaultfd];
 
-    /// Those that are to be had here. The others are reported as skipped.
+    /// The engines that work here. The others are reported as skipped.
     pub fn available(report: &mut Report) -> Vec<Self> {
         let checked = |engine: &Self| match engine.real().check() {
             Ok(()) => true,
@@ -62,7 +62,7 @@ impl Engine {
         self.arena(len, false, Window::default())
     }
 
-    /// An arena as it is made by default, of which nothing was written.
+    /// An arena with the default options, of which nothing was written.
     pub fn untouched_arena(self, len: usize) -> Result<Arena, String> {
         Arena::builder()
             .engine(self.real())
@@ -80,7 +80,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// Fork and all of these.
+    /// Fork, then these engines.
     pub fn of(engines: &[Engine]) -> Vec<Self> {
         let ours = engines.iter().copied().map(Self::Engine);
         std::iter::once(Self::Fork).chain(ours).collect()

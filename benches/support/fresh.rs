@@ -1,4 +1,4 @@
-//! Measuring in a fresh process: nothing but what is measured is resident in it.
+//! Measuring in a fresh process: only what is measured is resident in it.
 
 use std::process::{Command, ExitCode};
 
@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 /// First argument of the fresh process; the job follows.
 const FRESH: &str = "--in-fresh-process";
 
-/// Has a fresh process of this program do the job.
+/// Starts a fresh process of this program, which does the job.
 pub fn process<R: DeserializeOwned>(job: &impl Serialize) -> Result<R, String> {
     let job = serde_json::to_string(job).map_err(|error| error.to_string())?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -23,7 +23,7 @@ pub fn process<R: DeserializeOwned>(job: &impl Serialize) -> Result<R, String> {
     serde_json::from_slice(&output.stdout).map_err(|error| format!("{job}: {error}"))
 }
 
-/// The fresh process, when this is one: to be called first.
+/// Does the job if this is the fresh process. `main` must call it first.
 pub fn answer<J: DeserializeOwned, R: Serialize>(
     act: impl FnOnce(&J) -> Result<R, String>,
 ) -> Option<ExitCode> {

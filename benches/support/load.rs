@@ -1,4 +1,5 @@
-//! The writer: a hot set of 500 pages that lie anywhere, plus 5 % uniformly random pages, at full speed.
+//! The writer: a hot set of 500 pages that lie anywhere, plus 5 % uniformly random pages, at full
+//! speed.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -6,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const HOT: usize = 500;
-/// One store in so many goes to any page.
+/// One store in this many goes to any page.
 const ANYWHERE: u64 = 20;
 
 /// A writer and its clock.
@@ -33,8 +34,8 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// One store; returns how long after the last one it was done. Between two stores in a row there is only
-    /// the choice of a page and one look at the clock.
+    /// Makes one store; returns how long after the last one it was done. Between two stores in a
+    /// row there is only the choice of a page and one look at the clock.
     #[inline]
     pub fn store(&mut self) -> Duration {
         let page = if self.random.next() >> 32 < (1 << 32) / ANYWHERE {
@@ -53,7 +54,7 @@ impl<'a> Load<'a> {
         self.last
     }
 
-    /// Stores for so long; returns the longest that one of them took.
+    /// Makes stores for this long; returns the longest time that one of them took.
     pub fn burst(&mut self, time: Duration) -> Duration {
         let begin = Instant::now();
         let mut worst = Duration::ZERO;
@@ -64,7 +65,7 @@ impl<'a> Load<'a> {
     }
 }
 
-/// Marsaglia's xorshift64*, since a store takes no longer than a better generator does.
+/// Marsaglia's xorshift64*: a better generator would take as long as a store does.
 pub struct Random(pub u64);
 
 impl Random {
@@ -115,12 +116,13 @@ impl Busy {
         }
     }
 
-    /// From now on.
+    /// Forgets the worst store so far.
     pub fn watch(&self) {
         self.worst_ns.store(0, Relaxed);
     }
 
-    /// The longest that a store took since [`watch`](Self::watch), the one that is on its way included.
+    /// The longest time that a store took since [`watch`](Self::watch). Waits for the store in
+    /// progress, and counts it.
     pub fn worst(&self) -> Duration {
         let stores = self.stores.load(Acquire);
         while self.stores.load(Acquire) < stores + 2 {

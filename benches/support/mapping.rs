@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::{io, ptr};
 
-/// A private mapping of `len` zero bytes, of huge pages or of none, that is never unmapped.
+/// A private mapping of `len` zero bytes, with huge pages or without, that is never unmapped.
 pub fn ordinary(len: usize, huge: bool) -> Result<&'static mut [u8], String> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -15,13 +15,13 @@ pub fn ordinary(len: usize, huge: bool) -> Result<&'static mut [u8], String> {
     if start == libc::MAP_FAILED {
         return Err(format!("mmap: {}", io::Error::last_os_error()));
     }
-    // SAFETY: mapped for good, zero-filled, and nobody else knows of it.
+    // SAFETY: never unmapped, zero-filled, and no other code knows of it.
     let bytes = unsafe { std::slice::from_raw_parts_mut(start.cast(), len) };
     advise(bytes, huge);
     Ok(bytes)
 }
 
-/// Private zero bytes between two pages that nobody may touch, of which the first byte was written; never unmapped.
+/// Private zero bytes between two forbidden pages; the first byte was written. Never unmapped.
 pub fn between_forbidden_pages(len: usize) -> Result<*mut u8, String> {
     let page = region::page::size();
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -40,7 +40,7 @@ pub fn between_forbidden_pages(len: usize) -> Result<*mut u8, String> {
         return Err(format!("mmap: {}", io::Error::last_os_error()));
     }
     let inner = start.cast::<u8>().wrapping_add(page);
-    // SAFETY: inside the new mapping, of which nobody else knows.
+    // SAFETY: inside the new mapping, of which no other code knows.
     if unsafe { libc::mprotect(inner.cast(), len, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
         return Err(format!("mprotect: {}", io::Error::last_os_error()));
     }
@@ -49,13 +49,13 @@ pub fn between_forbidden_pages(len: usize) -> Result<*mut u8, String> {
     Ok(inner)
 }
 
-/// Mappings of this process.
+/// How many mappings this process has.
 pub fn count() -> Result<usize, String> {
     let mappings = std::fs::read_to_string("/proc/self/maps").map_err(|error| error.to_string())?;
     Ok(mappings.lines().count())
 }
 
-/// Why a process is not granted so many mappings, if so.
+/// Why the kernel does not grant a process this many mappings; `None` when it does.
 pub fn lacks_mappings(wanted: usize) -> Option<String> {
     let known = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
     let most: usize = known.trim().parse().unwrap_or(0);
@@ -73,15 +73,16 @@ pub fn resident_kib() -> Result<usize, String> {
         .ok_or_else(|| "the kernel does not say what is resident".to_owned())
 }
 
-/// Asks for huge pages or for none, whatever the system's default, for memory that was not touched yet.
+/// Asks for huge pages or for small ones, whatever the system's default is. For memory that was not
+/// touched yet.
 pub fn advise(bytes: &mut [u8], huge: bool) {
     let advice = if huge {
         libc::MADV_HUGEPAGE
     } else {
         libc::MADV_NOHUGEPAGE
     };
-    // SAFETY: whole pages that are borrowed exclusively, whose contents stay. Kernels without huge pages
-    // refuse, which is as good as small ones.
+    // SAFETY: whole pages that are borrowed exclusively; their contents stay. Kernels without huge
+    // pages refuse, and then the pages are small.
     unsafe { libc::madvise(bytes.as_mut_ptr().cast(), bytes.len(), advice) };
 }
 
@@ -89,21 +90,21 @@ pub fn advise(bytes: &mut [u8], huge: bool) {
 ///
 /// # Safety
 ///
-/// From `start` on, `len` bytes must be mapped for as long as the words are used, and be stored to by nothing
-/// but atomic stores.
+/// From `start` on, `len` bytes must be mapped for as long as the words are used, and only atomic
+/// stores may store to them.
 pub unsafe fn words<'a>(start: *mut u8, len: usize) -> &'a [AtomicU64] {
     // SAFETY: as above; whole pages, so aligned and a multiple of 8 long.
     unsafe { std::slice::from_raw_parts(start.cast(), len / 8) }
 }
 
-/// Something in each word, so that each page is resident.
+/// Writes something to each word, so that each page is resident.
 pub fn fill(bytes: &mut [u8]) {
     for (index, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         *word = (index as u64 + 1).to_ne_bytes();
     }
 }
 
-/// Which part of this memory is huge pages, from 0 to 1, as the kernel says.
+/// Which part of this memory is in huge pages, from 0 to 1, as the kernel says.
 pub fn huge_share(bytes: &[u8]) -> Result<f64, String> {
     let mappings =
         std::fs::read_to_string("/proc/self/smaps").map_err(|error| error.to_string())?;

@@ -62,8 +62,8 @@ pub fn run(bench: &str, measure: impl FnOnce(&Options) -> Result<(), String>) ->
     }
 }
 
-/// Runs both in turn, so often, and lets each of them go first every other time: what else the machine does
-/// meanwhile meets both.
+/// Runs both in turn, `times` times. Each goes first every other time, so that other load on the
+/// machine meets both.
 pub fn alternate<A, B>(
     times: usize,
     mut one: impl FnMut() -> Result<A, String>,
@@ -82,8 +82,8 @@ pub fn alternate<A, B>(
         .collect()
 }
 
-/// Measures all sides in turn, so often, and lets the next of them go first each time. Tells `measure` how often
-/// that was before; returns what was measured for each side.
+/// Measures all sides in turn, `times` times; each time the next side goes first. `measure` gets
+/// the number of the repetition, from 0. Returns what was measured for each side.
 pub fn in_turn<S, T>(
     times: usize,
     sides: &[S],
@@ -124,7 +124,7 @@ impl FromIterator<f64> for Samples {
     fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
         let mut ascending: Vec<f64> = values.into_iter().collect();
         ascending.sort_by(f64::total_cmp);
-        assert!(ascending.len() >= 5, "too few to say anything");
+        assert!(ascending.len() >= 5, "too few measurements for a median");
         Self { ascending }
     }
 }
@@ -148,7 +148,7 @@ pub fn micros(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1e3
 }
 
-/// Three digits, more where there are more before the point.
+/// Three digits, or all those before the point where these are more.
 pub fn number(value: f64) -> String {
     let digits = match value.abs() {
         0.0 => 0,
@@ -164,7 +164,7 @@ pub fn known(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// Collects what is to be printed: rows of JSON at once, a table at the end.
+/// Prints rows of JSON at once, or collects a table and prints it at the end.
 pub struct Report {
     json: bool,
     table: Table,
@@ -186,14 +186,14 @@ impl Report {
         }
     }
 
-    /// `cells` is the same row for people.
+    /// Adds a row. `cells` is the same row for people.
     pub fn row(&mut self, row: &impl Serialize, cells: Vec<String>) -> Result<(), String> {
         self.detail(row)?;
         self.cells(cells);
         Ok(())
     }
 
-    /// A row that people do not see.
+    /// Adds a row to the JSON only.
     pub fn detail(&self, row: &impl Serialize) -> Result<(), String> {
         if self.json {
             let line = serde_json::to_string(row).map_err(|error| error.to_string())?;
@@ -202,12 +202,13 @@ impl Report {
         Ok(())
     }
 
-    /// A row for people only.
+    /// Adds a row to the table only.
     pub fn cells(&mut self, cells: Vec<String>) {
         self.table.add_row(cells);
     }
 
-    /// What was not measured. It is said below the table, and beside rows of JSON on the standard error.
+    /// Notes what was not measured. It is printed below the table, or on the standard error beside
+    /// rows of JSON.
     pub fn skipped(&mut self, names: &[String], why: &str) {
         let line = format!("skipped: {}: {why}", names.join(", "));
         if self.json {
@@ -230,7 +231,8 @@ impl Report {
     }
 }
 
-/// Why so many bytes are not to be had without pushing something else out of memory, if so.
+/// Why this many bytes are not free without pushing something else out of memory; `None` when they
+/// are.
 pub fn lacks_memory(bytes: usize) -> Option<String> {
     let known = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available: usize = known

@@ -14,16 +14,18 @@ use crate::failure::Failure;
 
 const SIGNALS: &str = "\
 Signals:
-  SIGINT, SIGTERM  stop: the writers are joined, what was half written is removed, the --out file is what it was before
-                   the save in progress; exit code 130 or 143
-  SIGUSR1          save again now: one more snapshot is taken under full load, checked and saved to --out. Asked for
-                   during the last window it is done at once and the window starts anew; asked for earlier it is done
-                   when the step in progress is over, but not before the first save. Signals that arrive before it is
-                   done count as one; once pagecow's row is measured there is nothing left to save
+  SIGINT, SIGTERM  stop: the writers are joined, half-written files are removed, and the --out file
+                   stays what it was before the save in progress; exit code 130 or 143
+  SIGUSR1          save again now: one more snapshot is taken under full load, checked, and saved
+                   to --out. During the last window this is done at once, and the window starts
+                   again. Before that it is done after the step in progress, but not before the
+                   first save. Signals that arrive before it is done count as one. Once pagecow's
+                   row is measured, nothing is left to save.
 
 Exit code: 0 when every row is verified, 1 when one is not or the run failed, 2 for bad arguments.";
 
-/// Fill memory, change it at full speed, and save a frozen image of it in the background: pagecow beside fork().
+/// Fill memory, change it at full speed, and save a frozen image of it in the background: pagecow
+/// beside fork().
 #[derive(Debug, Parser)]
 #[command(version, after_help = SIGNALS, max_term_width = 120)]
 struct Args {
@@ -96,7 +98,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// Reads the command line. `Ok(None)`: there is nothing to run, help or version were asked for and printed.
+    /// Reads the command line. `Ok(None)`: there is nothing to run, because help or version was
+    /// asked for and printed.
     pub fn from_command_line() -> Result<Option<Job>, Failure> {
         match Args::try_parse() {
             Ok(args) => Job::new(args).map(Some),
@@ -119,7 +122,8 @@ impl Job {
         let asked = match (args.size, input_len) {
             (Some(size), Some(len)) if size < len => {
                 return Err(Failure::Usage(format!(
-                    "--size is {size} bytes, the input has {len}; ask for as many at least, or leave --size out"
+                    "--size is {size} bytes, but the input has {len}; ask for at least that many, \
+                     or leave --size out"
                 )));
             }
             (Some(size), _) => size,
@@ -166,12 +170,12 @@ impl Job {
         self.size / self.page_size
     }
 
-    /// How many pages the saved bytes reach into.
+    /// How many pages the saved bytes take, the last one perhaps in part.
     pub fn saved_pages(&self) -> usize {
         self.saved_len.div_ceil(self.page_size as u64) as usize
     }
 
-    /// What memory starts from.
+    /// The contents that memory starts from.
     pub fn base(&self) -> Result<Base, Failure> {
         match self.input {
             Some(_) => Ok(Base::File(self.open_input()?)),
@@ -209,7 +213,7 @@ fn input_len(path: &std::path::Path) -> Result<u64, Failure> {
     let bad = |why: &dyn std::fmt::Display| {
         Failure::usage(format_args!("--input {}", path.display()), why)
     };
-    // Looked at before it is opened: opening a pipe would wait for a writer.
+    // The check comes before the opening: opening a pipe would wait for a writer.
     let metadata = fs::metadata(path).map_err(|error| bad(&error))?;
     if !metadata.is_file() {
         return Err(bad(&"not a regular file"));
@@ -237,7 +241,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
     match number.checked_mul(1 << shift) {
         Some(0) => Err("there must be at least one byte".into()),
         Some(size) => Ok(size),
-        None => Err("more than can be addressed".into()),
+        None => Err("more than 64 bits can address".into()),
     }
 }
 
@@ -248,7 +252,7 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What clap has to say, without its usage block.
+/// The first line of clap's message, without its usage block.
 fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
@@ -261,7 +265,7 @@ fn one_line(error: &clap::Error) -> String {
     }
 }
 
-/// Bytes that can be had without swapping; if the system does not say, no limit.
+/// Bytes that are free without swapping. No limit if the system does not say.
 fn available_memory() -> u64 {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = info

@@ -1,4 +1,4 @@
-//! What memory holds before the writers come: a file, or a pattern that can be computed page by page.
+//! What memory holds before the writers start: a file, or a pattern that is computed page by page.
 
 use std::fs::File;
 use std::io;
@@ -11,14 +11,14 @@ use crate::stop::Stop;
 /// The contents that a run starts from.
 #[derive(Debug)]
 pub enum Base {
-    /// Nothing two pages have in common.
+    /// A pattern: no two pages have anything in common.
     Pattern,
     /// The bytes of a file, then zeros.
     File(File),
 }
 
 impl Base {
-    /// Writes what page `index` starts as to `page`.
+    /// Writes to `page` the contents with which page `index` starts.
     pub fn page(&self, index: usize, page: &mut [u8]) -> io::Result<()> {
         match self {
             Base::Pattern => {

@@ -1,4 +1,4 @@
-//! How a run ends when it does not end well.
+//! How a run ends that fails.
 
 use std::fmt;
 use std::io;
@@ -7,21 +7,21 @@ use std::process::ExitCode;
 /// Why a run was given up.
 #[derive(Debug)]
 pub enum Failure {
-    /// What was asked for cannot be done; nothing has been started.
+    /// The request cannot be carried out; nothing was started.
     Usage(String),
-    /// Something went wrong on the way.
+    /// Something went wrong during the run.
     Failed(String),
     /// The signal with this number told us to stop.
     Stopped(i32),
 }
 
 impl Failure {
-    /// A usage error that ends in the reason given by the system.
+    /// A usage error that ends with the system's reason.
     pub fn usage(what: impl fmt::Display, why: impl fmt::Display) -> Failure {
         Failure::Usage(format!("{what}: {why}"))
     }
 
-    /// A failure that ends in the reason given by the system.
+    /// A failure that ends with the system's reason.
     pub fn failed(what: impl fmt::Display, why: impl fmt::Display) -> Failure {
         Failure::Failed(format!("{what}: {why}"))
     }

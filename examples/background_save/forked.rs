@@ -1,4 +1,4 @@
-//! `fork()`: the snapshot is a child process, which saves what it has inherited.
+//! `fork()`: the snapshot is a child process, which saves the memory that it has inherited.
 #![allow(
     unsafe_code,
     reason = "fork, and what the child of a threaded process may do: system calls"
@@ -48,7 +48,8 @@ impl Memory for Mapping {
 
     fn words(&mut self) -> &[AtomicU64] {
         let words = self.map.as_mut_ptr().cast();
-        // SAFETY: whole pages, so aligned and a multiple of 8 long, borrowed exclusively for as long as the atomics.
+        // SAFETY: whole pages, so aligned and a multiple of 8 long, borrowed exclusively for as
+        // long as the atomics.
         unsafe { slice::from_raw_parts(words, self.map.len() / 8) }
     }
 
@@ -86,7 +87,8 @@ impl Freezer for Forker {
             report: report.words(),
         };
         let called = Instant::now();
-        // SAFETY: the child runs `Orders::obey` and nothing else: it takes no lock, does not allocate, and never returns.
+        // SAFETY: the child runs `Orders::obey` and nothing else: it takes no lock, does not
+        // allocate, and never returns.
         let pid = unsafe { libc::fork() };
         let took = called.elapsed();
         match pid {
@@ -145,7 +147,7 @@ impl Freezer for Forker {
     }
 }
 
-/// A child that waits to be told how many bytes to save, which it can do once.
+/// A child that waits until it is told how many bytes to save. It saves once.
 pub struct Frozen<'a> {
     child: Child,
     file: Option<Save<'a>>,
@@ -154,7 +156,7 @@ pub struct Frozen<'a> {
 }
 
 impl<'a> Frozen<'a> {
-    /// Has the child save the first `len` bytes and waits for it.
+    /// Tells the child to save the first `len` bytes, and waits for it.
     fn obtain(&mut self, len: u64, setting: &Setting<'_>) -> Result<Save<'a>, Failure> {
         let file = self.file.take().expect("a child is asked once");
         self.go.write_all(&len.to_ne_bytes())?;
@@ -179,7 +181,7 @@ impl<'a> Frozen<'a> {
     }
 }
 
-/// Ends with its owner at the latest.
+/// A child process. Dropping this ends it, if it has not ended before.
 struct Child {
     pid: libc::pid_t,
     status: Option<i32>,
@@ -203,7 +205,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.status.is_none() {
-            // SAFETY: a child of ours that has not been waited for, so the number is still its own.
+            // SAFETY: our own child, not waited for yet, so the number is still its own.
             unsafe { libc::kill(self.pid, libc::SIGKILL) };
             // SAFETY: a null status is allowed.
             unsafe { libc::waitpid(self.pid, ptr::null_mut(), 0) };
@@ -218,7 +220,7 @@ const NANOS: usize = 2;
 const ERRNO: usize = 3;
 const REPORT_WORDS: usize = 4;
 
-/// All that the child needs, made before the fork.
+/// Everything that the child needs, made before the fork.
 struct Orders<'a> {
     image: *const u8,
     page_size: usize,
@@ -230,11 +232,11 @@ struct Orders<'a> {
 }
 
 impl Orders<'_> {
-    /// The whole life of the child. Other threads of the parent may have held any lock at the fork: this may call
-    /// nothing that takes one, and so neither allocate nor panic.
+    /// The whole life of the child. Other threads of the parent may have held any lock at the fork.
+    /// So this calls nothing that takes a lock: it neither allocates nor panics.
     fn obey(&self) -> ! {
         #[cfg(target_os = "linux")]
-        // SAFETY: asks the kernel to end this process with its parent.
+        // SAFETY: only asks the kernel to end this process when its parent ends.
         unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)
         };
@@ -246,13 +248,13 @@ impl Orders<'_> {
                 1
             }
         };
-        // SAFETY: ends the process without running anything of the parent's.
+        // SAFETY: ends the process without running any of the parent's clean-up.
         unsafe { libc::_exit(code) }
     }
 
     fn save(&self) -> io::Result<()> {
-        // SAFETY: nobody in this process uses the parent's end of the pipe. With our copy of it closed, the read
-        // below ends when the parent does.
+        // SAFETY: no code in this process uses the parent's end of the pipe. With our copy of it
+        // closed, the read below ends when the parent does.
         unsafe { libc::close(self.go) };
         let mut len = [0u8; 8];
         // SAFETY: the bytes of `len` may be written to.
@@ -273,8 +275,8 @@ impl Orders<'_> {
             while at < end {
                 // SAFETY: `at` is inside the mapping.
                 let from = unsafe { self.image.add(at) };
-                // SAFETY: `end - at` bytes from there are inside the mapping, of which this process has a copy of
-                // its own that nobody writes to.
+                // SAFETY: `end - at` bytes from there are inside the mapping. This process has its
+                // own copy of it, to which nothing writes.
                 at += retry(|| unsafe { libc::write(self.out, from.cast(), end - at) })?;
             }
             self.report[WRITTEN].store(at as u64, Ordering::Relaxed);
@@ -288,7 +290,7 @@ impl Orders<'_> {
     }
 }
 
-/// Makes a system call until no signal interrupts it.
+/// Repeats a system call until no signal interrupts it.
 fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         match usize::try_from(call()) {

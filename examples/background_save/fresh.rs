@@ -1,4 +1,5 @@
-//! The fork row is measured by a fresh process: forking one whose mappings are in pieces would take longer.
+//! A fresh process measures the row of fork: forking a process whose mappings are in pieces would
+//! take longer.
 
 use std::env;
 use std::io::Read;
@@ -15,7 +16,7 @@ use crate::stop::Stop;
 
 /// Runs this program again to measure `fork()` on the same job.
 pub fn fork_row(job: &Job, stop: &Stop) -> Result<Row, Failure> {
-    let cannot = |error| Failure::failed("cannot start the process that forks", error);
+    let cannot = |error| Failure::failed("cannot start the process that measures fork()", error);
     let mut process = Command::new(env::current_exe().map_err(cannot)?)
         .args(job.fork_row_args())
         .stdin(Stdio::null())
@@ -28,7 +29,7 @@ pub fn fork_row(job: &Job, stop: &Stop) -> Result<Row, Failure> {
             break status;
         }
         if let Err(stopped) = stop.sleep(Duration::from_millis(20)) {
-            // Not SIGKILL: it has files to remove.
+            // Not SIGKILL: the process has files to remove.
             let _ = kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM);
             process.wait()?;
             return Err(stopped);
@@ -38,7 +39,10 @@ pub fn fork_row(job: &Job, stop: &Stop) -> Result<Row, Failure> {
     if let Some(mut out) = process.stdout.take() {
         out.read_to_string(&mut line)?;
     }
-    // A row that is not verified comes with a non-zero code.
-    serde_json::from_str(&line)
-        .map_err(|_| Failure::Failed(format!("the process that forks gave no result: {status}")))
+    // A row that is not verified comes with a non-zero exit code.
+    serde_json::from_str(&line).map_err(|_| {
+        Failure::Failed(format!(
+            "the process that measures fork() gave no result: {status}"
+        ))
+    })
 }

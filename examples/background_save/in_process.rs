@@ -1,4 +1,4 @@
-//! pagecow: the snapshot is taken and saved by a thread of the process whose other threads write.
+//! pagecow: one thread of the process takes and saves the snapshot, while its other threads write.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::load::count_marked;
 use crate::scenario::{Counters, Freezer, Memory, Saved, Setting};
 use crate::verify::Checker;
 
-/// How much is read from the input between two looks at the signals.
+/// How many bytes are read from the input between two checks for signals.
 const FILL: usize = 16 << 20;
 
 impl Memory for Arena {

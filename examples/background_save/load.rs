@@ -1,4 +1,5 @@
-//! The writers: they change memory at full speed, by ordinary stores, and know nothing of snapshots.
+//! The writers. They change memory at full speed, by ordinary stores, and know nothing about
+//! snapshots.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -16,12 +17,13 @@ pub struct Load {
     plan: Plan,
     page_words: usize,
     gauges: Vec<Gauge>,
-    /// One byte for each page; shared with a forked child, who has to see the marks made after the fork.
+    /// One byte for each page. A forked child shares it, because it must see the marks made after
+    /// the fork.
     overwritten: Shared,
     running: AtomicBool,
 }
 
-/// What a writer shows of itself, on cache lines of its own.
+/// What a writer shows to other threads, on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Gauge {
@@ -47,7 +49,8 @@ impl Load {
         })
     }
 
-    /// Runs the writers over `memory` while `body` runs. They have made their last store when this returns.
+    /// Runs the writers over `memory` while `body` runs. When this returns they have made their
+    /// last store.
     pub fn run<T>(
         &self,
         memory: &[AtomicU64],
@@ -84,7 +87,7 @@ impl Load {
             let page = self.plan.page(writer, seq);
             let record = self.plan.record(page, seq);
             let words = &memory[page * self.page_words..];
-            // Release keeps the stores in this order: the check relies on it.
+            // Release keeps the stores in this order. The check relies on that order.
             for (word, value) in words.iter().zip(record) {
                 word.store(value, Ordering::Release);
             }
@@ -120,8 +123,9 @@ impl Load {
         }
     }
 
-    /// Waits until an eighth of the first `pages` pages has been overwritten, so that a snapshot of them which is
-    /// read now has something to get wrong. Gives up after a while; whoever reads counts what was overwritten.
+    /// Waits until an eighth of the first `pages` pages was overwritten. Otherwise a wrong snapshot
+    /// of them might still read right. Gives up after a while; the reader counts what was
+    /// overwritten.
     pub fn await_overwritten(&self, pages: usize, stop: &Stop) -> Result<(), Failure> {
         let patience = Duration::from_secs(10) + Duration::from_micros(100) * pages as u32;
         let deadline = Instant::now() + patience;
@@ -133,20 +137,20 @@ impl Load {
         Ok(())
     }
 
-    /// Starts to look for the longest write anew.
+    /// Forgets the longest write so far.
     pub fn forget_stalls(&self) {
         for gauge in &self.gauges {
             gauge.worst_ns.store(0, Ordering::Relaxed);
         }
     }
 
-    /// The longest that one write took its writer.
+    /// The longest time that one write took.
     pub fn worst_stall(&self) -> Duration {
         let worst = |gauge: &Gauge| gauge.worst_ns.load(Ordering::Relaxed);
         Duration::from_nanos(self.gauges.iter().map(worst).max().unwrap_or(0))
     }
 
-    /// Marks now.
+    /// The present point in time.
     pub fn mark(&self) -> Mark {
         Mark {
             written: self.written().iter().sum(),
@@ -167,7 +171,7 @@ impl Load {
         Ok(self.rate_since(&mark))
     }
 
-    /// As [`Load::watch`], but `None` as soon as somebody asks for a save.
+    /// As [`Load::watch`], but returns `None` as soon as a save is asked for.
     pub fn watch_unless_asked(
         &self,
         window: Duration,
@@ -183,7 +187,7 @@ impl Load {
 
 /// How many of these pages are marked.
 ///
-/// Acquire: a mark that is seen was made after its page was written.
+/// Acquire: the page of a mark that is seen was written before.
 pub fn count_marked(marks: &[AtomicU8], pages: Range<usize>) -> usize {
     let marked = |mark: &&AtomicU8| mark.load(Ordering::Acquire) != 0;
     marks

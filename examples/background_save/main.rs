@@ -1,7 +1,7 @@
-//! The main job: writers change memory at full speed while a frozen image of it is saved to a file in the background;
-//! once with pagecow, once with `fork()`.
+//! The main job: writers change memory at full speed, while a frozen image of it is saved to a file
+//! in the background. Once with pagecow, once with `fork()`.
 //!
-//! `cargo run --release --example background_save -- --help` tells what can be asked for.
+//! `cargo run --release --example background_save -- --help` lists the options.
 
 mod args;
 mod base;
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Ok(None) => return ExitCode::SUCCESS,
         Ok(Some(job)) if job.fork_row => {
             let outcome = fork_row(&job);
-            // The process that started this one says so too.
+            // The process that started this one prints it too.
             quiet = matches!(outcome, Err(Failure::Stopped(_)));
             outcome
         }
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures all that was asked for. Is every row verified?
+/// Measures everything that was asked for. Returns whether every row is verified.
 fn compare(job: &Job) -> Result<bool, Failure> {
     let stop = Stop::listen(true)?;
     let mut rows = vec![pagecow_row(job, &stop)?];
@@ -76,7 +76,7 @@ fn compare(job: &Job) -> Result<bool, Failure> {
     Ok(rows.iter().all(|row| row.verified))
 }
 
-/// Nothing of the arena is left when this returns.
+/// When this returns, nothing of the arena is left.
 fn pagecow_row(job: &Job, stop: &Stop) -> Result<Row, Failure> {
     let target = Target::new(job.out.as_deref())?;
     let arena = Arena::builder().engine(job.engine).build(job.size)?;

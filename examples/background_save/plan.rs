@@ -5,8 +5,8 @@ pub const RECORD_WORDS: usize = 8;
 /// Bytes in a record; one stands at the start of each page.
 pub const RECORD_BYTES: usize = RECORD_WORDS * 8;
 
-/// What one write leaves at the start of its page: the sequence number, words derived from it, a checksum.
-/// The words are stored in this order.
+/// What one write leaves at the start of its page: the sequence number, words derived from it, a
+/// checksum. The words are stored in this order.
 pub type Record = [u64; RECORD_WORDS];
 
 /// Who writes what, and in which order. Writer `w` owns the pages `p` with `p % writers == w`.
@@ -20,8 +20,8 @@ pub struct Plan {
 impl Plan {
     /// A plan for `pages` pages; never more writers than pages.
     ///
-    /// Two runs need different seeds, or a file saved by the one and loaded by the other would hold records
-    /// that look like the other's own.
+    /// Two runs need different seeds. Otherwise a file that one saved and the other loads would
+    /// hold records that look like the other's own.
     pub fn new(seed: u64, pages: usize, writers: usize) -> Plan {
         assert!(pages > 0 && writers > 0);
         Plan {
@@ -44,7 +44,7 @@ impl Plan {
         (writer..self.pages).step_by(self.writers)
     }
 
-    /// The page that the write with number `seq` of `writer` goes to (numbers start at 1).
+    /// The page to which `writer` makes its write number `seq` (numbers start at 1).
     pub fn page(&self, writer: usize, seq: u64) -> usize {
         let owned = (self.pages - writer).div_ceil(self.writers);
         let hash = mix(self.seed ^ mix(writer as u64) ^ seq.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -52,7 +52,7 @@ impl Plan {
         writer + pick * self.writers
     }
 
-    /// What the write with number `seq` stores to `page`.
+    /// What write number `seq` stores to `page`.
     pub fn record(&self, page: usize, seq: u64) -> Record {
         let key = self.seed ^ mix(page as u64).wrapping_add(seq.rotate_left(32));
         let mut record = [seq; RECORD_WORDS];
@@ -73,7 +73,7 @@ pub fn record_of(page: &[u8]) -> Record {
     record
 }
 
-/// Is the last word the checksum of the others?
+/// Whether the last word is the checksum of the others.
 pub fn is_whole(record: &Record) -> bool {
     record[RECORD_WORDS - 1] == checksum(&record[..RECORD_WORDS - 1])
 }

@@ -1,4 +1,4 @@
-//! What the run is doing, on standard error when that is a terminal.
+//! Prints what the run is doing, on standard error if that is a terminal.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(name: &'static str, hidden: bool) -> Progress {
-        // indicatif hides the bar itself when standard error is no terminal.
+        // indicatif itself hides the bar when standard error is no terminal.
         let bar = if hidden {
             ProgressBar::hidden()
         } else {
@@ -22,7 +22,7 @@ impl Progress {
         }
     }
 
-    /// Shows what goes on now.
+    /// Shows the present step.
     pub fn phase(&self, what: &'static str) {
         self.bar.set_style(style("{prefix:>7}  {msg}"));
         self.bar.set_message(what);
@@ -42,7 +42,7 @@ impl Progress {
         self.bar.set_position(bytes);
     }
 
-    /// A line that stays.
+    /// Prints a line that stays.
     pub fn note(&self, text: impl fmt::Display) {
         self.bar.suspend(|| eprintln!("{text}"));
     }

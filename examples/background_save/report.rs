@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::human_bytes;
 
-/// What was measured of one way to take a snapshot. `None`: that way cannot know.
+/// What was measured for one way to take a snapshot. `None`: that way cannot know it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
     pub mode: String,

@@ -1,4 +1,5 @@
-//! A file that is either the old one or wholly the new one: temporary file, fsync, rename.
+//! Saving to a file so that it is either the old one or wholly the new one: temporary file, fsync,
+//! rename.
 
 use std::env;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -26,12 +27,12 @@ pub struct Target {
     /// `None`: to a temporary file that is removed.
     path: Option<PathBuf>,
     dir: PathBuf,
-    /// Those of the file to be replaced.
+    /// The permissions of the file that is replaced.
     permissions: Option<Permissions>,
 }
 
 impl Target {
-    /// Finds out whether a file can be saved there, before any work is done.
+    /// Checks whether a file can be saved there, before any work is done.
     pub fn new(out: Option<&Path>) -> Result<Target, Failure> {
         let Some(out) = out else {
             let dir = env::temp_dir();
@@ -48,7 +49,8 @@ impl Target {
         let (path, permissions) = match fs::metadata(out) {
             Ok(metadata) if !metadata.is_file() => return Err(bad(&"not a regular file")),
             Ok(metadata) => {
-                // Renaming would replace even a file that we may not write to, and a link instead of its target.
+                // A rename would replace even a file that we may not write to, and would replace a
+                // link instead of its target.
                 OpenOptions::new()
                     .write(true)
                     .open(out)
@@ -122,7 +124,7 @@ impl Target {
     }
 }
 
-/// A save that has not replaced anything yet. Dropping it removes what was written.
+/// A save that has not replaced the target yet. Dropping it removes what was written.
 #[derive(Debug)]
 pub struct Save<'a> {
     target: &'a Target,
@@ -131,8 +133,8 @@ pub struct Save<'a> {
 }
 
 impl Save<'_> {
-    /// Streams `len` bytes of `source` to the disk and returns how long that took. `before` is told of each range of
-    /// bytes before it is read.
+    /// Streams `len` bytes of `source` to the disk and returns how long that took. Calls `before`
+    /// with each range of bytes before it is read.
     pub fn write(
         &mut self,
         mut source: impl Read,
@@ -167,7 +169,7 @@ impl Save<'_> {
         &self.file
     }
 
-    /// The sum of what is in the file.
+    /// The sum of the bytes in the file.
     pub fn sum(&mut self, stop: &Stop) -> Result<Sum, Failure> {
         sum_of_file(&mut self.file, stop)
     }

@@ -14,7 +14,8 @@ use crate::save::{self, Save, Sum, Target};
 use crate::stop::Stop;
 use crate::verify::{Checker, Mismatch};
 
-/// At least this share of the pages must be overwritten before they are read, or the check proves nothing.
+/// At least this share of the pages must be overwritten before they are read. Otherwise the check
+/// proves nothing.
 const MIN_OVERWRITTEN: f64 = 0.10;
 
 /// Memory that writers change, and that can be frozen meanwhile.
@@ -33,7 +34,7 @@ pub trait Freezer {
     const NAME: &'static str;
     type Frozen<'a>;
 
-    /// Freezes the memory, and tells how long that took the caller.
+    /// Freezes the memory, and returns how long that took the caller.
     fn freeze<'a>(&self, setting: &Setting<'a>) -> Result<(Self::Frozen<'a>, Duration), Failure>;
     /// Streams the frozen bytes to a file.
     fn save<'a>(
@@ -41,18 +42,18 @@ pub trait Freezer {
         frozen: &mut Self::Frozen<'a>,
         setting: &Setting<'a>,
     ) -> Result<Saved<'a>, Failure>;
-    /// Hands all frozen pages to the checker. The memory is not frozen any more when this returns.
+    /// Hands all frozen pages to the checker. When this returns the memory is not frozen any more.
     fn read(
         &self,
         frozen: Self::Frozen<'_>,
         checker: &mut Checker<'_>,
         setting: &Setting<'_>,
     ) -> Result<(), Failure>;
-    /// What the freezer has counted so far, if it counts.
+    /// The freezer's counts so far, if it has any.
     fn counters(&self) -> Result<Option<Counters>, Failure>;
 }
 
-/// A file that has been written but has not replaced anything.
+/// A file that was written but has not replaced the target yet.
 pub struct Saved<'a> {
     pub file: Save<'a>,
     /// From the first byte read to the last on the disk.
@@ -68,7 +69,7 @@ pub struct Counters {
     pub store_peak: u64,
 }
 
-/// What the parts of a run have in common.
+/// What the parts of a run share.
 #[derive(Clone, Copy)]
 pub struct Setting<'a> {
     pub job: &'a Job,
@@ -88,7 +89,7 @@ struct Run<'a, F> {
     verified: bool,
 }
 
-/// What is seen while the writers run, from snapshot A on.
+/// What was measured while the writers ran, from snapshot A on.
 struct Seen {
     save: Duration,
     snapshot: Duration,
@@ -128,8 +129,8 @@ pub fn measure<M: Memory>(
     view.phase("writers at full speed, no snapshot");
     let before = load.run(memory.words(), || load.watch(job.seconds, stop))?;
 
-    // The writers are at rest: what memory holds now is what snapshot A has to show.
-    view.phase("hashing what snapshot A has to show");
+    // The writers are at rest: snapshot A must show what memory holds now.
+    view.phase("hashing what snapshot A must show");
     let oracle = if job.input.is_some() {
         memory.fill(&run.base, &setting)?;
         run.start = load.written();
@@ -215,7 +216,7 @@ impl<'a, F: Freezer> Run<'a, F> {
         self.save_again_if_asked()?;
 
         let after = loop {
-            view.phase("writers at full speed, no snapshot any more");
+            view.phase("writers at full speed, the snapshot is gone");
             if let Some(rate) = load.watch_unless_asked(job.seconds, stop)? {
                 break rate;
             }
@@ -231,7 +232,8 @@ impl<'a, F: Freezer> Run<'a, F> {
         })
     }
 
-    /// Reads all of a snapshot that was taken under load, drops it, and checks what was read.
+    /// Reads all of a snapshot that was taken under load, drops the snapshot, and checks what was
+    /// read.
     fn check(&self, frozen: F::Frozen<'a>) -> Result<Result<(), Mismatch>, Failure> {
         let mut checker = Checker::new(&self.plan, &self.base, self.setting.job.page_size);
         self.freezer.read(frozen, &mut checker, &self.setting)?;
@@ -239,7 +241,7 @@ impl<'a, F: Freezer> Run<'a, F> {
         Ok(checker.finish(&self.start, &written).map(|_| ()))
     }
 
-    /// Does what SIGUSR1 asks for. Nobody asks a freezer whose snapshots can only be read once.
+    /// Does what SIGUSR1 asks for. Not called for a freezer whose snapshots can be read only once.
     fn save_again_if_asked(&mut self) -> Result<(), Failure> {
         let Setting {
             job, stop, view, ..
@@ -265,7 +267,7 @@ impl<'a, F: Freezer> Run<'a, F> {
         Ok(())
     }
 
-    /// Now that the writers are gone, memory has to hold each of their writes.
+    /// The writers are gone, so memory must hold each of their writes.
     fn check_memory(&mut self, memory: &[u8]) -> Result<(), Failure> {
         let page_size = self.setting.job.page_size;
         let mut checker = Checker::new(&self.plan, &self.base, page_size);

@@ -15,7 +15,7 @@ pub struct Shared {
     len: usize,
 }
 
-// SAFETY: the mapping belongs to this value alone and is only given out as atomics.
+// SAFETY: the mapping belongs to this value alone and is given out only as atomics.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -44,7 +44,8 @@ impl Shared {
     }
 
     pub fn bytes(&self) -> &[AtomicU8] {
-        // SAFETY: `len` mapped, zeroed bytes that live as long as `self` and are only ever accessed atomically.
+        // SAFETY: `len` mapped, zeroed bytes that live as long as `self` and are accessed only
+        // atomically.
         unsafe { slice::from_raw_parts(self.start.as_ptr().cast(), self.len) }
     }
 

@@ -60,7 +60,7 @@ impl Stop {
         })
     }
 
-    /// `Err` once the run has to end.
+    /// `Err` once the run must end.
     pub fn check(&self) -> Result<(), Failure> {
         match self.news.stopped.load(Ordering::Relaxed) {
             0 => Ok(()),
@@ -68,7 +68,7 @@ impl Stop {
         }
     }
 
-    /// Has a save been asked for since the last call?
+    /// Whether a save was asked for since the last call.
     pub fn take_request(&self) -> bool {
         let mut asked = self
             .news

@@ -1,9 +1,9 @@
-//! Does an image of the memory show one instant of what the writers did?
+//! Checks that an image of the memory shows one instant of the writers' work.
 //!
-//! The check is exact. A writer's stores form one sequence, so at any instant there is a number K such that the
-//! writer has finished its writes up to K and not finished K + 1. Every page of an image of that instant shows the
-//! last of the first K writes that went to it, or the base if none did; only the page of write K + 1 may show that
-//! write's first few words in place of the old ones.
+//! The check is exact. A writer's stores form one sequence, so at any instant there is a number K:
+//! the writer has finished its writes up to K, and not write K + 1. Every page of an image of that
+//! instant shows the last of the first K writes that went to the page, or the base if none did.
+//! Only the page of write K + 1 may show that write's first few words in place of the old ones.
 
 use std::fmt;
 use std::io;
@@ -15,15 +15,15 @@ use crate::plan::{Plan, RECORD_BYTES, RECORD_WORDS, Record, is_whole, record_of}
 /// What an image got wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mismatch {
-    /// Bytes behind the record, where no writer ever writes, are not what they were.
+    /// Bytes after the record changed, where no writer ever writes.
     Changed { page: usize },
     /// The page shows neither what it held at K nor a write in progress.
     Wrong { page: usize, writer: usize, k: u64 },
     /// Two pages of one writer are half written.
     TwoTorn { pages: [usize; 2], writer: usize },
-    /// The image has this many pages, but should have that many.
+    /// The image has `found` pages, but should have `expected`.
     Length { found: usize, expected: usize },
-    /// Memory does not hold all that the writer has written.
+    /// Memory does not hold everything that the writer has written.
     Lost { writer: usize, k: u64, written: u64 },
 }
 
@@ -31,11 +31,11 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Mismatch::Changed { page } => {
-                write!(f, "page {page} changed where nobody writes")
+                write!(f, "page {page} changed where no writer writes")
             }
             Mismatch::Wrong { page, writer, k } => write!(
                 f,
-                "page {page} is not what writer {writer} had left there after its write {k}"
+                "page {page} is not what writer {writer} left there after its write {k}"
             ),
             Mismatch::TwoTorn {
                 pages: [a, b],
@@ -91,8 +91,9 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// Checks the records, writer by writer, and says how many writes of each the image shows. The writers had made
-    /// `start` writes when memory was last set to the base, and `written` at some time after the image was taken.
+    /// Checks the records, writer by writer, and says how many writes of each the image shows. The
+    /// writers had made `start` writes when memory was last set to the base, and `written` at some
+    /// time after the image was taken.
     pub fn finish(&self, start: &[u64], written: &[u64]) -> Result<Vec<u64>, Mismatch> {
         if let Some(page) = self.changed {
             return Err(Mismatch::Changed { page });
@@ -112,7 +113,8 @@ impl<'a> Checker<'a> {
             .collect()
     }
 
-    /// As [`Checker::finish`], of an image taken when the writers were at rest: it has to show every write.
+    /// As [`Checker::finish`], for an image taken while the writers were at rest: it must show
+    /// every write.
     pub fn finish_all(&self, start: &[u64], written: &[u64]) -> Result<(), Mismatch> {
         let seen = self.finish(start, written)?;
         for (writer, (k, &written)) in seen.into_iter().zip(written).enumerate() {
@@ -124,8 +126,8 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// Checks the pages of one writer and returns its K. The image can only show writes after `span.start`, up to and
-/// including `span.end`.
+/// Checks the pages of one writer and returns its K. The image can show only writes after
+/// `span.start`, up to and including `span.end`.
 pub fn check_writer(
     plan: &Plan,
     writer: usize,
@@ -148,8 +150,8 @@ pub fn check_writer(
         }
     }
 
-    // A torn page names the write it is torn by; that one settles K even when the write before it went to the same
-    // page and so left no whole record.
+    // A torn page names the write that tore it. That write settles K, even when the write before it
+    // went to the same page and so left no whole record.
     let k = match torn {
         None => newest,
         Some(page) => {
@@ -186,7 +188,7 @@ pub fn check_writer(
     Ok(k)
 }
 
-/// Are the first words of `seen` those of `new` and the rest those of `old`?
+/// Whether the first words of `seen` are those of `new` and the rest those of `old`.
 fn is_prefix(new: &Record, old: &Record, seen: &Record) -> bool {
     (0..=RECORD_WORDS).any(|n| seen[..n] == new[..n] && seen[n..] == old[n..])
 }
@@ -287,7 +289,8 @@ mod tests {
             let mut image = image_after(&plan, 0, 100);
             let before = image.clone();
             let page = tear(&plan, &mut image, 1, seq, 4);
-            // A page may hold that very write already, and write 101 may be the next to the same page anyway.
+            // A page may hold that very write already, and write 101 may be the next to the same
+            // page anyway.
             if image != before {
                 assert!(check(&plan, 0, &image).is_err(), "page {page} by {seq}");
                 found += 1;
@@ -344,7 +347,7 @@ mod tests {
         for page in 0..PAGES {
             let mut image = new.clone();
             image[page] = old[page];
-            // The page of the very last write would only show an earlier instant.
+            // An old page of the very last write only shows an earlier instant.
             let last = plan.page(page % WRITERS, 200) == page;
             assert!(check(&plan, 0, &image).is_err() || last || old[page] == new[page]);
         }

@@ -10,7 +10,7 @@ use crate::rows::{FirstWrite, Rows, Side, lacking};
 use crate::style::{GRID, HEADER, INK, SMALL, header, picture, size, text};
 
 const SIZE: (u32, u32) = (960, 480);
-/// Of the room that a case has.
+/// The share of a case's room that its bars take.
 const BARS: f64 = 0.8;
 
 /// From left to right.

@@ -11,12 +11,12 @@ use crate::style::{
 };
 
 const WIDTH: u32 = 960;
-/// There is no legend.
+/// Less than with a legend, which this plot does not have.
 const TOP: u32 = HEADER - 36;
 const PANEL: u32 = 210;
-/// What is shown of what was before.
+/// Where the plot begins, before the call.
 const FROM_MS: f64 = -200.0;
-/// Less than any store takes that is measured.
+/// Less than any measured store takes.
 const FLOOR_US: f64 = 0.01;
 
 /// The buckets of a side in order.

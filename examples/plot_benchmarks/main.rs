@@ -1,13 +1,15 @@
 //! Draws what the benchmarks measured.
 //!
-//! `cargo run --release --example plot_benchmarks -- [--rows FILE ...] [--out DIR]` reads rows of JSON as the
-//! benchmarks print them with `--json`, and writes
+//! `cargo run --release --example plot_benchmarks -- [--rows FILE ...] [--out DIR]` reads rows of
+//! JSON as the benchmarks print them with `--json`, and writes
 //!
-//! - `writer-latency.svg`: what a writer sees around a snapshot, and around a fork (rows of `timeline`);
+//! - `writer-latency.svg`: what a writer sees around a snapshot, and around a fork (rows of
+//!   `timeline`);
 //! - `pause.svg`: for how long busy writers are stopped, by size (rows of `pause`);
 //! - `first-write.svg`: what the first write to a page costs (rows of `first_write`).
 //!
-//! Of rows that tell of the same thing the last counts. Text is written as text, so no fonts are needed here.
+//! Of several rows about the same thing the last one counts. Text is written as text, so no fonts
+//! are needed here.
 
 use std::error::Error;
 use std::fs;
@@ -24,7 +26,7 @@ mod style;
 
 use rows::Rows;
 
-/// What makes all rows.
+/// The command that makes all rows.
 const ALL: &str = "cargo bench --quiet -- --json > docs/benchmarks/rows.jsonl";
 
 /// Draw what the benchmarks measured, as SVG.
@@ -42,7 +44,7 @@ struct Args {
 
 fn draw_all(args: &Args) -> Result<(), Box<dyn Error>> {
     let rows = Rows::read(&args.rows)?;
-    // Nothing is written unless all can be.
+    // Nothing is written unless all plots can be drawn.
     let plots = [
         ("writer-latency.svg", latency::draw(&rows)?),
         ("pause.svg", pause::draw(&rows)?),

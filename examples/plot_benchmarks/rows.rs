@@ -1,4 +1,4 @@
-//! The rows that the plots are made of.
+//! The rows from which the plots are made.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::ALL;
 
-/// A side that rows tell of, in the order in which it is drawn.
+/// A side that rows are about, in the order in which it is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Side {
@@ -79,7 +79,7 @@ impl Rows {
         let text = fs::read_to_string(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 format!(
-                    "{} is not there; all rows are made with\n  {ALL}",
+                    "{} does not exist; all rows are made with\n  {ALL}",
                     path.display()
                 )
             }
@@ -101,11 +101,11 @@ impl Rows {
     }
 }
 
-/// What to do when a plot has nothing to show.
+/// The advice for a plot that has nothing to show.
 pub fn lacking(bench: &str) -> String {
     format!(
         "there are no rows for the plot of `{bench}`; they are made with\n  \
          cargo bench --quiet --bench {bench} -- --json >> docs/benchmarks/rows.jsonl\n\
-         and those of all benchmarks with\n  {ALL}"
+         and the rows of all benchmarks with\n  {ALL}"
     )
 }

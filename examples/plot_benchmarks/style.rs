@@ -39,7 +39,7 @@ pub fn text(size: u32, color: &RGBColor) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(color)
 }
 
-/// Above each plot: title, what it shows, legend.
+/// The height above each plot for title, what it shows, and legend.
 pub const HEADER: u32 = 104;
 const LEFT: i32 = 20;
 const LEGEND: i32 = 190;
@@ -60,7 +60,7 @@ pub fn picture(
     Ok(svg)
 }
 
-/// Title, what it shows, and, where not each side has a panel of its own, a legend.
+/// Draws the title, what the plot shows, and, if the sides share a panel, a legend.
 pub fn header(area: &Area, title: &str, what: &str, sides: &[Side]) -> Result<(), Box<dyn Error>> {
     area.draw_text(title, &text(TITLE, &INK), (LEFT, 14))?;
     area.draw_text(what, &text(SMALL, &FAINT), (LEFT, 44))?;
@@ -73,7 +73,7 @@ pub fn header(area: &Area, title: &str, what: &str, sides: &[Side]) -> Result<()
     Ok(())
 }
 
-/// A time, in the unit that suits it.
+/// A time, in a unit that fits it.
 pub fn time(us: f64) -> String {
     let short = |value: f64, unit| {
         let digits = usize::from(value < 10.0 && value.fract() > 0.05);
@@ -87,7 +87,7 @@ pub fn time(us: f64) -> String {
     }
 }
 
-/// Megabytes, in the unit that suits them.
+/// Megabytes, in a unit that fits them.
 pub fn size(mib: impl Into<f64> + Display) -> String {
     match mib.into() {
         mib if mib < 1024.0 => format!("{mib} MiB"),

@@ -77,7 +77,7 @@ impl Pending {
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
-        registered.core().reserve_first()?;
+        registered.core().reserve()?;
         Ok(Self {
             registered: Arc::downgrade(registered),
             preparation: Preparation::new(),

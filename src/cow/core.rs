@@ -1,28 +1,27 @@
 //! What an arena's handle, its snapshots and the fault handler share.
 //!
-//! The operations on it are one file each: [`crate::cow::fault`] (a page is made writable),
-//! [`crate::cow::commit`] (a snapshot is taken), [`crate::cow::release`] (one goes), [`crate::cow::read`] (a
-//! frozen page is read), [`crate::cow::guard`] (a range is kept writable), [`crate::cow::open`] (all of it is
-//! made writable).
+//! The operations on it are one file each, listed in [`crate::cow`].
 
 // Orders nothing, so it is plain in models too.
 use std::sync::atomic::AtomicU64 as Plain64;
 
-use crate::cow::commit::Ledger;
 #[cfg(not(loom))]
 use crate::cow::fault::Opened;
 use crate::cow::state::dirty::DirtySet;
+use crate::cow::state::doubt::Doubt;
+use crate::cow::state::ledger::Ledger;
+use crate::cow::state::losses::Losses;
 use crate::cow::state::mappings::Mappings;
 use crate::cow::state::table::Table;
 use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::options::{Options, Window};
 use crate::page::{PageRange, PageSize};
-use crate::stats::{Counters, Stats};
+use crate::stats::{Counters, Elsewhere, Stats};
 use crate::store::Store;
 use crate::store::versions::Versions;
 use crate::sync::gate::Gate;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock};
+use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock};
 use crate::sys::{Memory, Protection};
 use crate::window::density::Density;
 
@@ -36,23 +35,24 @@ pub(crate) struct Core {
     pub(super) density: Density,
     pub(super) store: Store,
     pub(super) versions: Versions,
-    /// Passed by everybody who disarms pages; closed by a commit, the drop of the newest snapshot,
-    /// the last way out of the mapping wall and the opening of the whole arena. The next three
-    /// change only while it is closed.
+    /// Every thread that disarms pages passes it: a fault, `writable`. It is closed by a commit, by
+    /// arming (ahead, or to join mappings), by the drop of the newest snapshot, by the last way out
+    /// of the mapping wall, by the opening of the whole arena, and by a fork. The next three change
+    /// only while it is closed. The other gate, of the readers of the copies' chains, is in
+    /// [`Versions`]; it is closed before frames are recycled, and by a fork.
     pub(super) gate: Gate,
     epoch: AtomicU64,
     newest: AtomicU64,
     /// How often pages were armed. Changes only with the gate closed.
     armings: Plain64,
-    /// A protect call failed half way: pages of the dirty set may be armed.
-    pub(super) half_armed: AtomicBool,
+    /// Whether pages of the dirty set may be armed.
+    pub(super) doubt: Doubt,
     /// Faults since the last commit that found no snapshot alive.
     pub(super) free_faults: AtomicU32,
-    /// Live snapshots newer than this have lost a page since the last commit; `NEVER` when none has.
-    pub(super) fail_floor: AtomicU64,
+    pub(super) losses: Losses,
     pub(super) ledger: Mutex<Ledger>,
     pub(super) guard_gone: Condvar,
-    /// Held by the one who drops a snapshot, for as long as that takes.
+    /// Held by the thread that drops a snapshot, for as long as that takes.
     pub(super) reclaim: Mutex<()>,
     pub(super) mappings: Mappings,
     pub(super) counters: Counters,
@@ -78,9 +78,9 @@ impl Core {
             epoch: AtomicU64::new(0),
             newest: AtomicU64::new(0),
             armings: Plain64::new(0),
-            half_armed: AtomicBool::new(false),
+            doubt: Doubt::none(),
             free_faults: AtomicU32::new(0),
-            fail_floor: AtomicU64::new(Epoch::NEVER.get()),
+            losses: Losses::none(),
             ledger: Mutex::new(Ledger::default()),
             guard_gone: Condvar::new(),
             reclaim: Mutex::new(()),
@@ -114,12 +114,14 @@ impl Core {
         PageRange::all(self.pages)
     }
 
-    /// Number of the newest snapshot ever taken. Does not change for who is inside the gate.
+    /// Number of the newest snapshot ever taken. Does not change while the caller is inside the
+    /// gate.
     pub fn epoch(&self) -> Epoch {
         Epoch::new(self.epoch.load(Ordering::Relaxed))
     }
 
-    /// Number of the newest snapshot that lives, or zero. Does not change for who is inside the gate.
+    /// Number of the newest snapshot that lives, or zero. Does not change while the caller
+    /// is inside the gate.
     pub fn newest(&self) -> Epoch {
         Epoch::new(self.newest.load(Ordering::Relaxed))
     }
@@ -155,17 +157,19 @@ impl Core {
         }
     }
 
-    pub fn stats(&self) -> Stats {
-        let page = self.page_size.bytes() as u64;
-        let live = lock(&self.ledger).live.len() as u64;
-        let mut stats = self.counters.read(page);
-        stats.live_snapshots = live;
-        stats.store_bytes = self.store.in_use() as u64 * page;
-        stats.store_bytes_peak = self.store.in_use_peak() as u64 * page;
-        stats.store_resident_bytes = self.store.resident() as u64 * page;
-        stats.vma_peak = self.mappings.peak() + self.engine.most_borders();
-        stats.protect_calls = self.engine.calls();
-        stats.drains = self.gate.drains();
-        stats
+    /// `foreign_faults` is counted for the whole process.
+    pub fn stats(&self, foreign_faults: u64) -> Stats {
+        let live_snapshots = lock(&self.ledger).live.len();
+        self.counters.stats(Elsewhere {
+            page_size: self.page_size,
+            live_snapshots,
+            frames_in_use: self.store.in_use(),
+            frames_in_use_peak: self.store.in_use_peak(),
+            frames_resident: self.store.resident(),
+            vma_peak: self.mappings.peak() + self.engine.most_borders(),
+            protect_calls: self.engine.calls(),
+            drains: self.gate.drains(),
+            foreign_faults,
+        })
     }
 }

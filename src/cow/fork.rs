@@ -1,15 +1,15 @@
-//! An arena around fork(2): no page is claimed, no gate is passed and no lock is held by another thread at the
-//! moment of the fork, so that the child finds none that nobody will ever give back.
+//! An arena around fork(2): no page is claimed, no gate is passed and no lock is held by another
+//! thread at the moment of the fork, so that the child finds none that nobody will ever give back.
 
 use std::sync::MutexGuard;
 
-use crate::cow::commit::Ledger;
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Ledger;
 use crate::sync::{Ordering, current_thread, lock};
 use crate::sys;
 
-/// Arenas that are held still across a fork, by the thread that forks. Gates open when it is dropped,
-/// before the locks are given back.
+/// Arenas that are held still across a fork, by the thread that forks. Gates open when it is
+/// dropped, before the locks are given back.
 pub(crate) struct Still<'a> {
     arenas: Vec<Arena<'a>>,
     /// A signal handler that stores to an arena would wait for the thread that it interrupts.
@@ -27,10 +27,11 @@ impl<'a> Still<'a> {
     pub fn hold(arenas: impl Iterator<Item = &'a Core>) -> Self {
         let arenas: Vec<Arena<'a>> = arenas.map(Arena::lock).collect();
         let masked = sys::signal::Masked::new();
-        // Nothing is allocated from here on: a thread that waits at a gate may hold any lock. The readers' gates
-        // first: a reader may be interrupted by a signal handler that stores to an arena.
+        // Nothing is allocated from here on: a thread that waits at a gate may hold any lock. The
+        // readers' gates first: a reader may be interrupted by a signal handler that stores to an
+        // arena.
         for arena in &arenas {
-            arena.core.versions.readers.close();
+            arena.core.versions.close_to_readers();
         }
         for arena in &arenas {
             arena.core.gate.close();
@@ -53,7 +54,7 @@ impl Drop for Still<'_> {
     fn drop(&mut self) {
         for arena in &self.arenas {
             arena.core.gate.open();
-            arena.core.versions.readers.open();
+            arena.core.versions.open_to_readers();
         }
     }
 }
@@ -83,7 +84,8 @@ impl<'a> Arena<'a> {
         self.core.store.forget_prefaulting();
     }
 
-    /// An arena protected by userfaultfd goes on with mprotect, all pages armed but those of the guard.
+    /// An arena protected by userfaultfd goes on with mprotect, all pages armed but those of the
+    /// guard.
     fn move_to_mprotect(&self) {
         let core = self.core;
         let guarded = self.ledger.guard.as_ref().map(|guard| guard.pages);
@@ -100,7 +102,7 @@ impl<'a> Arena<'a> {
                 if let Some(pages) = guarded {
                     core.dirty.add(pages);
                 }
-                core.half_armed.store(false, Ordering::Relaxed);
+                core.doubt.settle();
             }
             Err(_) => sys::die("pagecow: cannot arm the pages of a forked child\n"),
         }

@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use std::sync::Arc as PlainArc;
 use std::sync::atomic::AtomicBool as PlainBool;
 
-use crate::cow::commit::Ledger;
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Ledger;
 use crate::page::PageRange;
 use crate::sync::{Ordering, ThreadId, current_thread, lock, thread_local, wait_on};
 

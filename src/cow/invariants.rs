@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 
-use crate::cow::commit::Ledger;
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Ledger;
 use crate::page::PageIndex;
 use crate::store::FrameMeta;
-use crate::sync::{Ordering, lock};
+use crate::sync::lock;
 
 impl Core {
     /// `Err` names the first thing that does not agree. Walks all pages.
@@ -58,7 +58,7 @@ impl Core {
                 self.newest()
             ));
         }
-        // Invariant 1: whoever may not look at live memory has a copy, and only one.
+        // Invariant 1: a snapshot that may not look at live memory has a copy, and only one.
         for entry in &ledger.live {
             let epoch = entry.snapshot.epoch.get();
             let copies = copies.iter().filter(|meta| meta.serves(epoch)).count();
@@ -72,14 +72,16 @@ impl Core {
         Ok(())
     }
 
-    /// Dirty pages are writable, all others are not.
+    /// Dirty pages are writable, unless there is doubt about it; all others are not.
     fn check_protection(&self) -> Result<(), String> {
         let armed = self.engine.armed()?;
         match self
             .all_pages()
             .iter()
-            .find(|page| armed[page.get()] == self.dirty.contains(*page))
-        {
+            .find(|page| match self.dirty.contains(*page) {
+                true => armed[page.get()] && !self.doubt.is_raised(),
+                false => !armed[page.get()],
+            }) {
             Some(page) => Err(format!(
                 "page {}: armed is {}",
                 page.get(),
@@ -94,7 +96,7 @@ impl Core {
         let mut used = 0;
         for frame in self.store.frames() {
             let meta = self.store.meta(frame);
-            if meta.upto.load(Ordering::Relaxed) == 0 {
+            if !meta.is_in_use() {
                 continue;
             }
             used += 1;

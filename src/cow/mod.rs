@@ -1,7 +1,15 @@
 //! Copy on write: the operations on an arena, one a file, and the [state] that they work on.
+//!
+//! - A first write: [fault], which deals with a [run] of neighbours, chosen by [evidence]; [wall]
+//!   where the kernel grants no more mappings.
+//! - A snapshot: [supply] of frames, [prepare] (most is [armed](arm) ahead), [commit], [release].
+//! - Its bytes: [read].
+//! - Pages that stay open: [guard] (a range), [open] (all).
 
+mod arm;
 pub(crate) mod commit;
 pub(crate) mod core;
+mod evidence;
 pub(crate) mod fault;
 #[cfg(not(loom))]
 pub(crate) mod fork;
@@ -12,7 +20,10 @@ pub(crate) mod open;
 pub(crate) mod prepare;
 pub(crate) mod read;
 pub(crate) mod release;
+mod run;
 pub(crate) mod state;
+pub(crate) mod supply;
+mod wall;
 
 #[cfg(all(test, loom))]
 pub(crate) mod models;

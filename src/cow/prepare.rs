@@ -1,18 +1,19 @@
 //! The first phase of a snapshot: arming ahead, slice by slice, while writers run.
 //!
-//! Taking write permission from a GiB takes tens of milliseconds, and a writer that faults meanwhile
-//! waits. So most of it is done before the snapshot's instant: for each slice the gate is closed for a
-//! fraction of a millisecond and opened again, without an epoch. A store to a page that was armed ahead
-//! is a soft fault: the page needs no copy, it is disarmed and becomes dirty again. Passes over what
-//! became dirty are repeated until little is left, which the commit arms, or until they do not help.
+//! Taking write permission from a GiB takes tens of milliseconds, and a writer that faults
+//! meanwhile waits. So most of it is done before the snapshot's instant: for each slice the gate is
+//! closed for a fraction of a millisecond and opened again, without an epoch. A store to a page
+//! that was armed ahead is a soft fault: the page needs no copy, it is disarmed and becomes dirty
+//! again. Passes over what became dirty are repeated until little is left, which the commit arms,
+//! or until they do not help.
 //!
-//! A slice is bounded by its pages, since arming costs time for each resident page, and by its runs,
-//! since each run is a mapping that has to be joined. Its size follows the time that arming takes. It
-//! does not end inside a block that the engine would protect as a whole. The pages of a `writable` guard
-//! are left out.
+//! A slice is bounded by its pages, since arming costs time for each resident page, and by its
+//! runs, since each run is a mapping that has to be joined. Its size follows the time that arming
+//! takes. It does not end inside a block that the engine would protect as a whole. The pages of a
+//! `writable` guard are left out.
 //!
-//! No new race comes with it: with the gate closed and drained nobody disarms, so after each slice the
-//! dirty set still says exactly what is open.
+//! No new race comes with it: with the gate closed and drained nobody disarms, so after each slice
+//! the dirty set still says exactly what is open.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ const LEAST_PAGES: usize = 64;
 /// Copies compared between two looks at the clock, and frames made resident.
 const COMPARED: usize = 128;
 const FRAMES: usize = 32;
-/// Joining a run of pages costs about as much time as arming so many pages.
+/// Joining a run of pages costs about as much time as arming this many pages.
 const RUN_COST: usize = 32;
 /// About how long arming one page takes, for when no slice was timed yet.
 const PAGE_NS: u64 = 100;
@@ -49,8 +50,8 @@ mod bounds {
     /// What may be left for the commit.
     pub const READY_PAGES: usize = 512;
     pub const READY_RUNS: usize = 32;
-    /// One call begins no more passes than this, so that no writer, however fast, can keep a snapshot
-    /// from happening.
+    /// One call begins no more passes than this, so that no writer, however fast, can keep a
+    /// snapshot from happening.
     pub const MOST_PASSES: u32 = 16;
 }
 
@@ -158,8 +159,8 @@ impl Preparation {
         }
     }
 
-    /// The next slice of this pass, or the first of the next one, outside the pages `kept`. Only with the
-    /// gate closed and drained.
+    /// The next slice of this pass, or the first of the next one, outside the pages `kept`. Only
+    /// with the gate closed and drained.
     fn choose(
         &mut self,
         dirty: &DirtySet,
@@ -176,7 +177,7 @@ impl Preparation {
             self.end_pass();
             slice(0, self.pages)
         });
-        self.next = slice.map_or(0, |slice| slice.range.last().get() + 1);
+        self.next = slice.map_or(0, |slice| slice.range.end());
         slice
     }
 
@@ -196,8 +197,8 @@ impl Preparation {
         self.armed_before = std::mem::take(&mut self.armed);
     }
 
-    /// Notes how long arming a slice took. Slices get larger where that is little, as in memory that was
-    /// never touched.
+    /// Notes how long arming a slice took. Slices get larger where that is little, as in memory
+    /// that was never touched.
     fn adapt(&mut self, slice: Slice, nanoseconds: u64) {
         let pages = in_pages(slice.pages, slice.runs);
         self.armed += pages;
@@ -244,9 +245,9 @@ impl Core {
         })
     }
 
-    /// Arms ahead until the commit has little left to do, further passes do not help, or `budget` is
-    /// used up. Gives writers that fault room between slices. Leaves the pages of a guard out; when there
-    /// are no others it waits for the guard to go.
+    /// Arms ahead until the commit has little left to do, further passes do not help, or `budget`
+    /// is used up. Gives writers that fault room between slices. Leaves the pages of a guard out;
+    /// when there are no others it waits for the guard to go.
     pub fn arm_ahead(&self, preparation: &mut Preparation, budget: Duration) -> Result<()> {
         let budget = Budget::new(budget);
         if guard::held_by_this_thread() {
@@ -270,8 +271,9 @@ impl Core {
                 } => {
                     if waited_for {
                         // A writer that waited runs now, and gets through its fault before the next
-                        // slice. Not for long: a soft fault costs a writer about what arming its page
-                        // again costs us, and with as much time as we take it would undo all that we do.
+                        // slice. Not for long: a soft fault costs a writer about what arming its
+                        // page again costs us, and with as much time as we take it would undo all
+                        // that we do.
                         sys::clock::sleep(nanoseconds.min(SLICE_NS.end) / 8);
                     }
                 }
@@ -286,8 +288,8 @@ impl Core {
         }
     }
 
-    /// Compares some copies with the arena, until enough were to know how many of them were of pages that
-    /// were written. Returns whether it did anything.
+    /// Compares some copies with the arena, until enough were to know how many of them were of
+    /// pages that were written. Returns whether it did anything.
     fn look_back(&self, preparation: &mut Preparation) -> bool {
         let wanted = self.copies_to_compare();
         if preparation.compared >= wanted {
@@ -299,8 +301,8 @@ impl Core {
         true
     }
 
-    /// Makes some more frames resident, until the store has as many as are expected to be used. Returns
-    /// whether it did anything.
+    /// Makes some more frames resident, until the store has as many as are expected to be used.
+    /// Returns whether it did anything.
     fn ready_frames(&self, preparation: &mut Preparation) -> bool {
         let expected = self.frames_expected();
         if preparation.frames >= expected {
@@ -329,7 +331,8 @@ impl Core {
             let (waited_for, nanoseconds) = match armed {
                 Ok(done) => done,
                 Err(Error::Protect { .. }) => {
-                    // Slices split mappings, and one call over everything does not: the commit's part.
+                    // Slices split mappings, and one call over everything does not: the commit's
+                    // part.
                     preparation.refused = true;
                     return Ok(Armed::Refused);
                 }
@@ -357,10 +360,9 @@ impl Core {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::page::PageIndex;
 
     fn slice(pages: usize, runs: usize) -> Slice {
-        let range = PageRange::new(PageIndex::new(0), PageIndex::new(pages * 2));
+        let range = PageRange::from(0..pages * 2);
         Slice { range, pages, runs }
     }
 

@@ -1,45 +1,17 @@
 //! Reading a frozen page: from its copy when it has one, else from live memory.
 //!
-//! Live memory is copied without a claim, so that readers never hold up writers, and what was copied
-//! counts only if the page word did not change meanwhile: who opens a page claims it first, and gives
-//! it a newer epoch before the claim ends.
+//! Live memory is copied without a claim, so that readers never hold up writers, and what was
+//! copied counts only if the page word did not change meanwhile: a thread that opens a page claims
+//! it first, and gives it a newer epoch before the claim ends.
 
-use crate::cow::commit::Live;
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Live;
 use crate::cow::state::table::Word;
 use crate::error::{Error, Result};
 use crate::options::Engine;
 use crate::page::PageIndex;
 use crate::store::Frame;
 use crate::sync::{Ordering, fence};
-
-/// A thread that reads pages in order looks every so many whether writers need more frames, and
-/// readies some.
-#[cfg(not(loom))]
-const REFILL_EVERY: usize = 16;
-#[cfg(not(loom))]
-const REFILL_FRAMES: usize = 32;
-
-/// Pages that were read in order since frames were last readied.
-#[cfg(not(loom))]
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Refill {
-    pages: usize,
-}
-
-#[cfg(not(loom))]
-impl Refill {
-    /// Some more pages were read.
-    pub fn after(&mut self, pages: usize, core: &Core) {
-        self.pages += pages;
-        if self.pages >= REFILL_EVERY {
-            self.pages = 0;
-            if core.store.runs_short() {
-                core.prefault(core.store.free_resident() + REFILL_FRAMES);
-            }
-        }
-    }
-}
 
 /// Where a snapshot finds a page.
 enum Place {
@@ -49,8 +21,9 @@ enum Place {
 }
 
 impl Core {
-    /// Reads bytes of a page, from `offset` within it, as they were at the snapshot. Returns whether
-    /// they came from a copy. If not, they count once [`confirm`](Self::confirm) has said so.
+    /// Reads bytes of a page, from `offset` within it, as they were at the snapshot. Returns
+    /// whether they came from a copy. If not, they count once [`confirm`](Self::confirm) has said
+    /// so.
     pub fn read(
         &self,
         snapshot: &Live,
@@ -79,8 +52,8 @@ impl Core {
         }
     }
 
-    /// The frame that holds a page's bytes, pinned while the snapshot lives; `None` while the page is
-    /// unwritten and the bytes are in live memory only.
+    /// The frame that holds a page's bytes, pinned while the snapshot lives; `None` while the page
+    /// is unwritten and the bytes are in live memory only.
     pub fn saved_frame(&self, snapshot: &Live, page: PageIndex) -> Result<Option<Frame>> {
         match self.find(snapshot, page)? {
             Place::Copy(frame) => Ok(Some(frame)),
@@ -90,8 +63,8 @@ impl Core {
 
     /// Pages whose bytes differ, or may differ, between two live snapshots, ascending.
     ///
-    /// A page written between the two was saved while `older` was live and `newer` was not yet there:
-    /// the copy that serves `older` does not serve `newer`. Walks the copies, not the pages.
+    /// A page written between the two was saved while `older` was live and `newer` was not yet
+    /// there: the copy that serves `older` does not serve `newer`. Walks the copies, not the pages.
     pub fn changed_between(&self, older: &Live, newer: &Live) -> Result<Vec<PageIndex>> {
         let mut pages: Vec<PageIndex> = self
             .store
@@ -151,13 +124,19 @@ impl Core {
         self.engine.needs_confirming()
     }
 
-    /// Asks the engine whether the pages were protected until now. What was read from live memory before
-    /// is as good as that (invariant 8). A system call, so after several pages rather than after each.
+    /// Asks the engine whether the pages were protected until now. What was read from live memory
+    /// before is as good as that (invariant 8). A system call, so after several pages rather than
+    /// after each.
     pub fn confirm(&self) -> Result<()> {
         self.engine.check().map_err(|source| Error::Engine {
             engine: Engine::Userfaultfd,
             source,
         })
+    }
+
+    /// Whether a snapshot has lost a page, or its engine, and so may not be read any more.
+    pub fn has_failed(&self, snapshot: &Live) -> bool {
+        self.losses.has_hit(snapshot) || self.engine.is_lost()
     }
 
     /// Whether the snapshot can still be read.

@@ -1,16 +1,28 @@
 //! A snapshot goes: its copies are handed to the older snapshots that need them, or freed.
 //!
 //! A copy is on the list of the newest live snapshot that it serves. When that one goes, the newest
-//! older one in the copy's interval inherits it, and the interval ends there; without one, nobody can
-//! ask for the copy any more and its frame is free. Dropping in any order so frees exactly what no
-//! living snapshot needs (invariant 4), at the cost of the dropped snapshot's own list.
+//! older one in the copy's interval inherits it, and the interval ends there; without one, no
+//! snapshot can ask for the copy any more and its frame is free. So dropping in any order frees
+//! exactly what no living snapshot needs (invariant 4), at the cost of the dropped snapshot's own
+//! list.
+//!
+//! Three phases: the snapshot is *retired*, its copies are *bequeathed*, and the frames of those
+//! that nobody inherits are *recycled*.
 
-use crate::cow::commit::Live;
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Live;
 use crate::epoch::Epoch;
 use crate::store::Frame;
-use crate::sync::{Ordering, lock};
+use crate::sync::lock;
 use crate::sys;
+
+/// A snapshot that is off the live list.
+struct Retired {
+    /// The first of its copies.
+    copies: Option<Frame>,
+    /// The older snapshots that live, which may need them; oldest first.
+    heirs: Vec<Epoch>,
+}
 
 /// Copies on their way to another snapshot's list.
 #[derive(Clone, Copy)]
@@ -26,17 +38,24 @@ impl Core {
         if snapshot.epoch == self.newest() {
             self.compare_copies(0..self.copies_to_compare());
         }
-        let mut ledger = lock(&self.ledger);
-        let Some(at) = ledger
-            .live
-            .iter()
-            .position(|entry| entry.snapshot.epoch == snapshot.epoch)
-        else {
+        let Some(retired) = self.retire(snapshot) else {
             debug_assert!(false, "a snapshot was released twice");
             return;
         };
+        let unneeded = self.bequeath(retired);
+        self.recycle(unneeded);
+        drop(one_at_a_time);
+        self.trim();
+    }
+
+    /// Takes a snapshot off the live list, and its copies off its list: no more come. `None` when
+    /// it is not on it.
+    fn retire(&self, snapshot: &Live) -> Option<Retired> {
+        let mut ledger = lock(&self.ledger);
+        let live = ledger.live.iter();
+        let at = { live }.position(|entry| entry.snapshot.epoch == snapshot.epoch)?;
         let is_newest = at + 1 == ledger.live.len();
-        let mut list = ledger.live[at].saved;
+        let mut copies = ledger.live[at].saved;
         if is_newest {
             let (epoch, saved) = match at.checked_sub(1).map(|at| &mut ledger.live[at]) {
                 Some(older) => (older.snapshot.epoch, older.saved.take()),
@@ -45,70 +64,45 @@ impl Core {
             // Handlers inside may be publishing copies for this snapshot: let them finish first.
             let masked = sys::signal::Masked::new();
             self.gate.close();
-            list = self.versions.swap_saved(saved);
+            copies = self.versions.swap_saved(saved);
             self.set_newest(epoch);
             self.gate.open();
             drop(masked);
         }
         ledger.live.remove(at);
-        // Nobody else removes snapshots meanwhile, and those that come are newer.
-        let older: Vec<Epoch> = ledger.live[..at]
-            .iter()
-            .map(|entry| entry.snapshot.epoch)
-            .collect();
-        drop(ledger);
+        // No other thread removes snapshots meanwhile, and those that come are newer.
+        let older = ledger.live[..at].iter();
+        let heirs = older.map(|entry| entry.snapshot.epoch).collect();
+        Some(Retired { copies, heirs })
+    }
 
-        let mut inherited: Vec<Option<Inherited>> = vec![None; older.len()];
-        let mut freed = None;
-        while let Some(frame) = list {
+    /// Hands each copy to the newest older snapshot that it serves. Returns the list of those that
+    /// serve none, which are off their pages' chains.
+    fn bequeath(&self, retired: Retired) -> Option<Frame> {
+        let Retired { mut copies, heirs } = retired;
+        let mut inherited: Vec<Option<Inherited>> = vec![None; heirs.len()];
+        let mut unneeded = None;
+        while let Some(frame) = copies {
             let meta = self.store.meta(frame);
-            list = meta.listed.load(Ordering::Relaxed);
-            let after = Epoch::new(meta.after.load(Ordering::Relaxed));
-            let heirs = older.partition_point(|epoch| *epoch <= after)..older.len();
-            if let Some(heir) = heirs.last() {
-                meta.upto.store(older[heir].get(), Ordering::Release);
+            copies = meta.next_listed();
+            let after = meta.after();
+            let served = heirs.partition_point(|epoch| *epoch <= after)..heirs.len();
+            if let Some(heir) = served.last() {
+                meta.end_at(heirs[heir]);
                 let chain = &mut inherited[heir];
-                meta.listed
-                    .store(chain.map(|chain| chain.first), Ordering::Relaxed);
+                meta.set_next_listed(chain.map(|chain| chain.first));
                 *chain = Some(Inherited {
                     first: frame,
                     last: chain.map_or(frame, |chain| chain.last),
                 });
             } else {
                 self.versions.unlink(&self.store, frame);
-                meta.listed.store(freed, Ordering::Relaxed);
-                freed = Some(frame);
+                meta.set_next_listed(unneeded);
+                unneeded = Some(frame);
             }
         }
-        self.hand_over(&older, &inherited);
-        self.free(freed);
-        drop(one_at_a_time);
-        self.trim();
-    }
-
-    /// Gives memory of free frames back to the system, but for those that are expected to be used. In
-    /// small steps, since a commit waits for the frames of one.
-    pub fn trim(&self) {
-        self.trim_beyond(|any_lives| self.frames_kept(any_lives));
-    }
-
-    /// As [`trim`](Self::trim), with another choice of how many to keep.
-    pub fn trim_beyond(&self, keep: impl Fn(bool) -> usize) {
-        loop {
-            let ledger = lock(&self.ledger);
-            let any_lives = !ledger.live.is_empty();
-            let keep = keep(any_lives);
-            let aside = if any_lives {
-                self.store.set_aside_resident(keep, self.pages)
-            } else {
-                self.store.set_aside_unused(keep)
-            };
-            drop(ledger);
-            let Some(aside) = aside else {
-                return;
-            };
-            self.store.give_back(aside);
-        }
+        self.hand_over(&heirs, &inherited);
+        unneeded
     }
 
     /// Puts inherited copies on their heirs' lists.
@@ -126,24 +120,20 @@ impl Core {
                     .splice_saved(&self.store, chain.first, chain.last);
             } else {
                 let saved = &mut ledger.live[at].saved;
-                self.store
-                    .meta(chain.last)
-                    .listed
-                    .store(*saved, Ordering::Relaxed);
+                self.store.meta(chain.last).set_next_listed(*saved);
                 *saved = Some(chain.first);
             }
         }
     }
 
-    /// Recycles frames that are off their chains, once no reader can be looking at them.
-    fn free(&self, mut list: Option<Frame>) {
+    /// Frees frames that are off their chains, once no reader can be looking at them.
+    fn recycle(&self, mut list: Option<Frame>) {
         if list.is_none() {
             return;
         }
-        self.versions.readers.close();
-        self.versions.readers.open();
+        self.versions.wait_for_readers();
         while let Some(frame) = list {
-            list = self.store.meta(frame).listed.load(Ordering::Relaxed);
+            list = self.store.meta(frame).next_listed();
             self.store.put(frame);
         }
     }

@@ -82,9 +82,7 @@ impl Registered {
 
     /// What the arena's snapshots have cost so far.
     pub fn stats(&self) -> Stats {
-        let mut stats = self.core.stats();
-        stats.foreign_faults = sys::signal::forwarded();
-        stats
+        self.core.stats(sys::signal::forwarded())
     }
 }
 

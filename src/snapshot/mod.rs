@@ -8,8 +8,8 @@ mod touched;
 
 use std::sync::Arc;
 
-use crate::cow::commit::Live;
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Live;
 use crate::error::Error;
 use crate::process::registered::Registered;
 pub use crate::snapshot::page::{Page, Pages};

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use crate::cow::read::Refill;
+use crate::cow::supply::Refill;
 use crate::error::Error;
 use crate::page::PageIndex;
 use crate::snapshot::Snapshot;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
-use crate::cow::read::Refill;
+use crate::cow::supply::Refill;
 use crate::error::Result;
 use crate::snapshot::Snapshot;
 use crate::snapshot::touched::Touched;

@@ -1,27 +1,32 @@
 //! Which saved copies a page has, and which snapshots each of them serves.
 //!
-//! A page's copies hang on a chain, newest first. Each serves an interval of epochs, and the intervals
-//! of one page do not overlap: a copy saved when the page had been dealt with up to `after` and the
-//! newest live snapshot was `upto` serves `after < e <= upto`.
+//! A page's copies are on a chain, newest first. Each serves an interval of epochs, and the
+//! intervals of one page do not overlap: a copy that is saved when the page has been dealt with up
+//! to `after`, and the newest live snapshot is `upto`, serves `after < e <= upto`.
 //!
-//! Each copy is also on one list, that of the snapshot `upto`: the list of the newest live snapshot is
-//! `saved` here, the others are in the ledger ([`crate::cow::commit`]).
+//! Each copy is also on one list, that of the snapshot `upto`. The list of the newest live snapshot
+//! is `saved` here; the others are in the ledger ([`crate::cow::commit`]).
 //!
-//! Who may do what: a copy is pushed by who has claimed its page; it is unlinked by the one reclaimer;
-//! readers walk the chains inside the `readers` gate, which the reclaimer closes for a moment between
-//! unlinking copies and recycling their frames.
+//! Who may do what: the thread that has claimed a page, or closed the gate, pushes its copy. One
+//! thread at a time drops a snapshot, and only that thread unlinks copies. Readers walk the chains
+//! inside the `readers` gate, which that thread closes for a moment between unlinking copies and
+//! recycling their frames.
 
 use crate::epoch::Epoch;
 use crate::page::PageIndex;
-use crate::store::{Frame, Link, Store};
+use crate::store::frame::Link;
+use crate::store::{Frame, Store};
 use crate::sync::Ordering;
 use crate::sync::gate::Gate;
 use crate::sys::Zeroed;
 
 pub(crate) struct Versions {
+    /// For each page its newest copy.
     heads: Zeroed<Link>,
+    /// The newest live snapshot's list.
     saved: Link,
-    pub readers: Gate,
+    /// Readers of the chains are inside.
+    readers: Gate,
 }
 
 impl Versions {
@@ -33,15 +38,15 @@ impl Versions {
         })
     }
 
-    /// Makes a filled frame the copy of `page` for the epochs `after < e <= upto`, and puts it on the
-    /// newest snapshot's list. The caller has claimed the page and is inside the arena's gate.
-    /// Async-signal-safe.
+    /// Makes a filled frame the copy of `page` for the epochs `after < e <= upto`, and puts it on
+    /// the newest snapshot's list. The caller is inside the arena's gate
+    /// and has claimed the page, or has closed the gate. Async-signal-safe.
     pub fn publish(&self, store: &Store, frame: Frame, page: PageIndex, after: Epoch, upto: Epoch) {
         let meta = store.meta(frame);
         meta.page.store(page.get() as u32, Ordering::Relaxed);
         meta.after.store(after.get(), Ordering::Relaxed);
         meta.upto.store(upto.get(), Ordering::Release);
-        // Nobody else pushes to this page's chain; the reclaimer may take its head off meanwhile.
+        // Nobody else pushes to this page's chain; its head may be unlinked meanwhile.
         push(&self.heads[page.get()], &meta.older, frame);
         push(&self.saved, &meta.listed, frame);
     }
@@ -62,7 +67,23 @@ impl Versions {
         found
     }
 
-    /// The newest live snapshot's list, replaced by another. Only with the arena's gate closed.
+    /// Keeps readers off the chains, and waits for those that are there. Around a fork.
+    pub fn close_to_readers(&self) {
+        self.readers.close();
+    }
+
+    /// Lets readers in again.
+    pub fn open_to_readers(&self) {
+        self.readers.open();
+    }
+
+    /// Waits until no reader looks at copies that were [unlinked](Self::unlink) before the call.
+    pub fn wait_for_readers(&self) {
+        self.readers.close();
+        self.readers.open();
+    }
+
+    /// Replaces the newest live snapshot's list by another. Only with the arena's gate closed.
     pub fn swap_saved(&self, list: Option<Frame>) -> Option<Frame> {
         self.saved.swap(list, Ordering::AcqRel)
     }
@@ -72,19 +93,20 @@ impl Versions {
         push_chain(&self.saved, &store.meta(last).listed, first);
     }
 
-    /// Takes a copy off its page's chain. One caller at a time; the frame may still be looked at by
-    /// readers until the `readers` gate was drained.
+    /// Takes a copy off its page's chain. One caller at a time. Readers may still look at the frame
+    /// until [`wait_for_readers`](Self::wait_for_readers) returns.
     pub fn unlink(&self, store: &Store, frame: Frame) {
         let meta = store.meta(frame);
         let head = &self.heads[meta.page().get()];
         let older = meta.older.load(Ordering::Relaxed);
-        // Acquire, also for what a failed exchange would have seen: the chain is walked from here.
+        // Acquire here, since a failed exchange does not acquire: the chain is walked from this
+        // head.
         while head.load(Ordering::Acquire) == Some(frame) {
             if head.replace(Some(frame), older).is_ok() {
                 return;
             }
         }
-        // Not the head, and so never again: new copies go in front.
+        // It is not the head and never will be: new copies go in front.
         let mut next = head.load(Ordering::Acquire);
         while let Some(newer) = next {
             let link = &store.meta(newer).older;
@@ -102,7 +124,8 @@ fn push(head: &Link, link: &Link, frame: Frame) {
     push_chain(head, link, frame);
 }
 
-/// Puts a chain of frames, whose first is `first` and whose last one's link is `link`, before `head`.
+/// Puts a chain of frames in front of what `head` holds. It begins with `first`, and `link` is its
+/// last one's.
 fn push_chain(head: &Link, link: &Link, first: Frame) {
     let mut seen = head.load(Ordering::Relaxed);
     loop {

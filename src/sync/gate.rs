@@ -8,13 +8,11 @@
 //! ```
 //!
 //! "Closed" and the count are one atomic word and entering is one read-modify-write on it. With two
-//! words, "I am inside" and "is it closed?" would be Dekker's problem. A third part says that somebody
-//! sleeps until the gate opens, so that opening wakes only when it has to, and can tell.
+//! words, "I am inside" and "is it closed?" would be Dekker's problem. A third part says that
+//! a thread sleeps until the gate opens, so that opening wakes only when it has to, and can tell.
 //!
-//! Two gates guard an arena: one that everybody who disarms pages passes (handlers, `writable`),
-//! closed by a commit, by arming ahead, by a drop, by the last way out of the mapping wall or by
-//! opening all; and one that readers of the version chains pass, closed before frames are recycled.
-//! All of it is async-signal-safe.
+//! All of it is async-signal-safe. An arena has two gates: [`crate::cow::core`] says who passes and
+//! who closes which.
 
 use crate::sync::{AtomicU32, Ordering, sleep_u32, wait_until, wake_u32};
 
@@ -37,7 +35,8 @@ impl Gate {
         }
     }
 
-    /// Goes inside, after waiting for as long as the gate is closed. Who waits is not counted.
+    /// Goes inside, after waiting for as long as the gate is closed. A thread that waits is not
+    /// counted.
     pub fn enter(&self) {
         loop {
             let seen = self.word.load(Ordering::Relaxed);
@@ -63,7 +62,8 @@ impl Gate {
         }
     }
 
-    /// Closes the gate and waits until nobody is inside. One closer at a time: a second waits its turn.
+    /// Closes the gate and waits until nobody is inside. One closer at a time: a second waits its
+    /// turn.
     pub fn close(&self) {
         while !self.try_close() {
             self.wait_open();
@@ -90,7 +90,8 @@ impl Gate {
         true
     }
 
-    /// Opens a gate that the caller closed, and lets in who waits; returns whether anybody slept.
+    /// Opens a gate that the caller closed, and lets in the threads that wait; returns whether one
+    /// slept.
     pub fn open(&self) -> bool {
         let before = self.word.swap(0, Ordering::Release);
         debug_assert_eq!(

@@ -1,7 +1,7 @@
 //! The one switch between `std` and `loom`.
 //!
-//! Everything that takes part in the fault protocol gets its atomics, locks and waiting from here, so
-//! that the models run the code that ships.
+//! Everything that takes part in the fault protocol gets its atomics, locks and waiting from here,
+//! so that the models run the code that ships.
 
 pub(crate) mod gate;
 
@@ -23,7 +23,8 @@ pub(crate) fn current_thread() -> ThreadId {
     from::thread::current().id()
 }
 
-/// Locks, whether or not a holder panicked: nothing under our locks is left half changed by a panic.
+/// Locks, whether or not a holder panicked: nothing under our locks is left half changed by a
+/// panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
@@ -49,8 +50,8 @@ pub(crate) fn wait_on_for<'a, T>(
         .0
 }
 
-/// How often a waiter looks again before it sleeps. The one waited for needs a few microseconds when it
-/// runs; with few cores it may not be running, so the spin is short.
+/// How often a waiter looks again before it sleeps. The one waited for needs a few microseconds
+/// when it runs; with few cores it may not be running, so the spin is short.
 #[cfg(not(loom))]
 const SPINS: usize = 64;
 #[cfg(loom)]
@@ -76,7 +77,8 @@ pub(crate) fn sleep_u32(word: &AtomicU32, seen: u32) {
     sys::futex::wait_u32(word, seen);
 }
 
-/// Sleeps while the low half of `word` still holds that of `seen`; may wake early. Async-signal-safe.
+/// Sleeps while the low half of `word` still holds that of `seen`; may wake early.
+/// Async-signal-safe.
 pub(crate) fn sleep_u64(word: &AtomicU64, seen: u64) {
     sys::futex::wait_u64(word, seen);
 }

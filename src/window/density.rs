@@ -1,12 +1,12 @@
 //! How densely the arena is written: what the window ([`crate::window`]) decides by.
 //!
-//! An *interval* is the time from one snapshot to the next. For each block of 64 pages: how many faults and how
-//! many copies there were in this interval, and how many pages were written in the last one. For the whole
-//! arena: the same, and which share of the copies made ahead turned out to be of pages that were written. Nobody
-//! sees a store to an open page, so that share is found by comparing some copies with the arena.
+//! A *period* is the time from one commit to the next. Counted are, for each block of 64 pages and
+//! for the whole arena: the faults and the copies of this period, and the pages written in the
+//! previous one. Nobody sees a store to an open page. So some copies are compared with the arena,
+//! to estimate the share of the copies made ahead that are of pages that were written.
 //!
-//! All of it is advice. The counts are relaxed atomics, of std in models too; lost updates and pages compared while
-//! they change cost a better or worse guess.
+//! All of it is advice. The counts are relaxed atomics, of std in models too. A lost update, or a
+//! page that changes while it is compared, makes a guess better or worse, and nothing wrong.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -14,7 +14,8 @@ use crate::page::{PageIndex, PageRange};
 use crate::sys::{ZeroValid, Zeroed};
 use crate::window::{Block, LARGE, SMALL};
 
-/// `{interval: 32, -, last: 8, copies: 8, faults: 8}`, the last three in pages.
+/// The counts of a block of [`SMALL`] pages: `{period: 32, -, before: 8, copies: 8, faults: 8}`.
+/// The last three are in pages, the first says which period is "this" one.
 #[derive(Debug, Default)]
 struct Counts(AtomicU64);
 
@@ -22,15 +23,17 @@ struct Counts(AtomicU64);
 #[allow(unsafe_code, reason = "the counts live in lazily zeroed memory")]
 unsafe impl ZeroValid for Counts {}
 
+/// What the counts of a block say in this period.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     faults: u64,
     copies: u64,
-    last: u64,
+    /// Pages written in the previous period.
+    before: u64,
 }
 
 impl Seen {
-    /// Pages written, when `share` of the copies made ahead were of such.
+    /// Pages written in this period, where `share` of the copies made ahead are of such.
     fn written(self, share: u64) -> u64 {
         self.faults + self.copies.saturating_sub(self.faults) * share / WHOLE
     }
@@ -38,33 +41,35 @@ impl Seen {
 
 pub(crate) struct Density {
     blocks: Zeroed<Counts>,
-    /// Number of this interval: 1, 2, ... Those in which nothing was saved do not count.
-    interval: AtomicU32,
-    /// Pages saved because they were about to be written.
+    /// Number of this period: 1, 2, ... Those in which nothing was saved do not count.
+    period: AtomicU32,
+    /// Pages saved in this period because they were about to be written.
     faults: AtomicU64,
-    /// Copies made, those included.
+    /// Copies made in this period, those included.
     copies: AtomicU64,
-    /// Comparisons lately.
+    /// Comparisons in this period, older ones for less.
     compared: AtomicU32,
-    /// For each of them that found a difference, the number of copies there were: divided by the number of
-    /// comparisons, the pages written by then. More may have been since, never fewer.
+    /// The sum, over the comparisons that found a difference, of the number of copies at that time.
+    /// Divided by the number of comparisons, it estimates the pages written by then; more may have
+    /// been written since, never fewer.
     differed: AtomicU64,
-    /// Pages written in the last interval.
+    /// Pages written in the previous period.
     before: AtomicU64,
-    /// Of the last interval's copies that were made ahead, the share of pages that were written, in 1/256.
+    /// The share of the previous period's copies made ahead that are of pages that were written, in
+    /// 1/256.
     ahead_before: AtomicU32,
 }
 
-/// Comparisons that count; older ones fade.
+/// After this many comparisons, older ones count for half.
 const RECENT: u32 = 2048;
-/// All of a share.
+/// A share of 1.
 const WHOLE: u64 = 256;
 
 impl Density {
     pub fn new(pages: usize) -> std::io::Result<Self> {
         Ok(Self {
             blocks: Zeroed::new(pages.div_ceil(SMALL))?,
-            interval: AtomicU32::new(1),
+            period: AtomicU32::new(1),
             faults: AtomicU64::new(0),
             copies: AtomicU64::new(0),
             compared: AtomicU32::new(0),
@@ -74,8 +79,8 @@ impl Density {
         })
     }
 
-    /// Notes the copies made of the pages in `range`: `asked` of them were about to be written, the first at
-    /// `page`; `ahead` of them not. Async-signal-safe.
+    /// Notes the copies made of pages in `range`: `asked` of them were about to be written, the
+    /// first at `page`; `ahead` of them were not. Async-signal-safe.
     pub fn saved(&self, page: PageIndex, range: PageRange, asked: u64, ahead: u64) {
         self.faults.fetch_add(asked, Ordering::Relaxed);
         self.copies.fetch_add(asked + ahead, Ordering::Relaxed);
@@ -100,28 +105,28 @@ impl Density {
         let now = Seen {
             faults: (seen.faults + faults).min(most),
             copies: (seen.copies + copies).min(most),
-            last: seen.last,
+            before: seen.before,
         };
-        let interval = u64::from(self.interval.load(Ordering::Relaxed));
-        let word = interval << 32 | now.last << 16 | now.copies << 8 | now.faults;
+        let period = u64::from(self.period.load(Ordering::Relaxed));
+        let word = period << 32 | now.before << 16 | now.copies << 8 | now.faults;
         // Two threads that fault in one block at once may lose one of the counts.
         counts.store(word, Ordering::Relaxed);
     }
 
-    /// The counts of a block as of this interval.
+    /// What a block's word says in this period.
     fn decode(&self, word: u64) -> Seen {
         let seen = Seen {
             faults: word & 0xff,
             copies: word >> 8 & 0xff,
-            last: word >> 16 & 0xff,
+            before: word >> 16 & 0xff,
         };
-        let interval = self.interval.load(Ordering::Relaxed);
-        match interval.wrapping_sub((word >> 32) as u32) {
+        let period = self.period.load(Ordering::Relaxed);
+        match period.wrapping_sub((word >> 32) as u32) {
             0 => seen,
             1 => {
                 let share = u64::from(self.ahead_before.load(Ordering::Relaxed));
                 Seen {
-                    last: seen.written(share),
+                    before: seen.written(share),
                     ..Seen::default()
                 }
             }
@@ -141,7 +146,7 @@ impl Density {
             let seen = self.decode(self.blocks[block].0.load(Ordering::Relaxed));
             let this = Block {
                 now: seen.written(share) as usize,
-                before: seen.last as usize,
+                before: seen.before as usize,
             };
             large.now += this.now;
             large.before += this.before;
@@ -152,7 +157,7 @@ impl Density {
         (own, large)
     }
 
-    /// Notes that a copy made in this interval was compared with the arena.
+    /// Notes that a copy made in this period was compared with the arena. Async-signal-safe.
     pub fn compared(&self, differs: bool) {
         let mut compared = self.compared.load(Ordering::Relaxed);
         let mut differed = self.differed.load(Ordering::Relaxed);
@@ -165,24 +170,25 @@ impl Density {
         self.differed.store(differed + weight, Ordering::Relaxed);
     }
 
-    /// Forgets what was compared, to begin anew.
-    pub fn compare_anew(&self) {
+    /// Forgets all comparisons.
+    pub fn forget_comparisons(&self) {
         self.compared.store(0, Ordering::Relaxed);
         self.differed.store(0, Ordering::Relaxed);
     }
 
-    /// Copies made in this interval.
+    /// Copies made in this period.
     pub fn copies(&self) -> u64 {
         self.copies.load(Ordering::Relaxed)
     }
 
-    /// Copies made in this interval of pages that nobody was about to write.
+    /// Copies made in this period of pages that nobody was about to write.
     pub fn ahead(&self) -> u64 {
         self.copies()
             .saturating_sub(self.faults.load(Ordering::Relaxed))
     }
 
-    /// Pages written in this interval, as far as is known: those that faulted for certain.
+    /// Pages written in this period: those that faulted, for certain, and an estimate of the
+    /// others.
     pub fn written(&self) -> u64 {
         let faults = self.faults.load(Ordering::Relaxed);
         let compared = u64::from(self.compared.load(Ordering::Relaxed));
@@ -190,19 +196,19 @@ impl Density {
         let Some(mean) = self.differed.load(Ordering::Relaxed).checked_div(compared) else {
             return faults;
         };
-        // Two standard deviations less, and a little: a guess too high would be spent at once.
+        // Less two standard deviations, and a little: copies made by too high a guess stay made.
         let mean = mean.min(copies);
         let doubt = (mean * (copies - mean) / compared).isqrt() * 2 + copies / compared;
         let estimate = mean.saturating_sub(doubt);
         estimate.max(faults)
     }
 
-    /// Pages written in the last interval.
+    /// Pages written in the previous period.
     pub fn before(&self) -> u64 {
         self.before.load(Ordering::Relaxed)
     }
 
-    /// Of the copies made ahead in this interval, the share of pages that were written.
+    /// The share of this period's copies made ahead that are of pages that were written.
     fn ahead_share(&self) -> u64 {
         let faults = self.faults.load(Ordering::Relaxed);
         let ahead = self.ahead();
@@ -212,18 +218,18 @@ impl Density {
         (self.written().saturating_sub(faults) * WHOLE / ahead).min(WHOLE)
     }
 
-    /// A new interval begins. Only with the arena's gate closed.
-    pub fn next_interval(&self) {
+    /// A new period begins. Only with the arena's gate closed.
+    pub fn next_period(&self) {
         if self.copies() == 0 {
             return;
         }
         self.before.store(self.written(), Ordering::Relaxed);
         self.ahead_before
             .store(self.ahead_share() as u32, Ordering::Relaxed);
-        self.interval.fetch_add(1, Ordering::Relaxed);
+        self.period.fetch_add(1, Ordering::Relaxed);
         self.faults.store(0, Ordering::Relaxed);
         self.copies.store(0, Ordering::Relaxed);
-        self.compare_anew();
+        self.forget_comparisons();
     }
 }
 
@@ -256,26 +262,26 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_remembered_until_the_next_ends() {
+    fn a_period_is_remembered_until_the_next_ends() {
         let density = Density::new(1000).unwrap();
         density.saved(page(70), range(64, 127), 1, 63);
         for _ in 0..500 {
             density.compared(true);
         }
-        density.next_interval();
-        density.next_interval(); // Nothing was saved: does not count.
+        density.next_period();
+        density.next_period(); // Nothing was saved: does not count.
         assert_eq!(density.before(), 64);
         assert_eq!(density.written(), 0);
         assert_eq!(density.around(page(70)).0, Block { now: 0, before: 64 });
         density.saved(page(3), range(3, 3), 1, 0);
-        density.next_interval();
+        density.next_period();
         assert_eq!(density.around(page(70)).0, Block::default());
         assert_eq!(density.around(page(3)).0, Block { now: 0, before: 1 });
         assert_eq!(density.before(), 1);
     }
 
     #[test]
-    fn who_wants_a_range_writes_all_of_it() {
+    fn a_range_that_was_asked_for_counts_as_written() {
         let density = Density::new(1000).unwrap();
         density.saved(page(10), range(10, 80), 71, 0);
         assert_eq!(density.written(), 71);
@@ -283,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_compared_long_ago_fades() {
+    fn old_comparisons_fade() {
         let density = Density::new(64).unwrap();
         density.saved(page(0), range(0, 63), 1, 63);
         for _ in 0..10_000 {

@@ -1,15 +1,16 @@
 //! How many neighbours a fault saves and opens along with its page. Pure.
 //!
-//! A fault costs what copying several pages does. So where most of a block will be written anyway, one fault
-//! had better deal with all of it; where few pages will, each copy ahead is wasted time and memory. What will
-//! be written is expected from what was: the pages written in the block since the last snapshot, the
-//! pages written there between the two snapshots before ([`crate::window::density`] keeps both), and runs of open pages
-//! that end where the fault is.
+//! A fault costs what copying several pages does. So where most of a block will be written, one
+//! fault should deal with all of it; where few pages will, each copy ahead wastes time and memory.
+//! What will be written is expected from what was: the pages of the block that were written in this
+//! period and in the previous one (a *period* is the time from one commit to the next;
+//! [`crate::window::density`] keeps both figures), and runs of open pages that end where the fault
+//! is.
 //!
 //! Whatever is expected, [`Evidence::allowance`] bounds the copies made per page written, all
-//! copies counted. Only where the process's mappings run short it does not count: each isolated
-//! open page in an arena armed by mprotect costs two of them, the kernel allows a fixed number
-//! (`vm.max_map_count`), and all libraries of the process share it; [`reach`] widens as they are
+//! copies counted. It does not count where the process's mappings run short: each isolated open
+//! page in an arena armed by mprotect costs two of them, the kernel allows a fixed number
+//! (`vm.max_map_count`), and all libraries of the process share it. [`reach`] widens as they are
 //! used up.
 
 pub(crate) mod density;
@@ -20,32 +21,32 @@ use crate::options::Window;
 
 /// The largest window, in pages: some hundred microseconds of work in one fault.
 pub(crate) const MOST_PAGES: usize = 512;
-/// From so many open pages in a row on, the next fault is expected to be part of a run.
+/// After this many open pages in a row, the next fault is expected to be part of a run.
 const RUN: usize = 2;
-/// A small block of which so large a share is expected to be written is more than chance.
+/// A small block of which one page in this many is expected to be written is more than chance.
 const CLUSTER: usize = 4;
-/// Smaller blocks have too little chance to hold another page that will be written.
+/// The smallest block, in pages, that is likely to hold another page that will be written.
 const LEAST: usize = 8;
-/// How far beyond what was written now the figure of the last interval is believed.
+/// The previous period's figure counts up to this many times this period's.
 const BELIEF: u64 = 32;
 
 /// What is known of a block of pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// Pages written since the last snapshot.
+    /// Pages written in this period.
     pub now: usize,
-    /// Pages written between the two before.
+    /// Pages written in the previous period.
     pub before: usize,
 }
 
 /// What a fault knows of its surroundings.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Evidence {
-    /// Pages of the arena written since the last snapshot, the one at hand included.
+    /// Pages of the arena written in this period, the one at hand included.
     pub written: u64,
-    /// Pages of the arena written between the two before.
+    /// Pages of the arena written in the previous period.
     pub before: u64,
-    /// Copies made since the last snapshot of pages that nobody was about to write.
+    /// Copies made in this period of pages that nobody was about to write.
     pub ahead: u64,
     /// The aligned block of [`SMALL`] pages around the page.
     pub small: Block,
@@ -64,21 +65,21 @@ pub(crate) const SMALL: usize = 64;
 pub(crate) const LARGE: usize = 512;
 
 impl Block {
-    /// How many of its pages are expected to be written: as many as last time; who has written clearly
-    /// more than that is expected to go on for as long again.
+    /// How many of its pages are expected to be written: as many as in the previous period, or,
+    /// where clearly more were written already, twice as many as now.
     fn expected(self, size: usize) -> usize {
         if self.now * 2 <= self.before * 3 {
             self.before.max(self.now)
         } else {
-            // One standard deviation less: chance has its dense blocks, too.
+            // Less one standard deviation: some blocks are dense by chance.
             ((self.now - self.now.isqrt()) * 2).min(size)
         }
     }
 }
 
 impl Evidence {
-    /// Copies that may be made ahead so that all of them, those of pages that fault included, stay within `ratio`
-    /// times the pages written.
+    /// Copies that may be made ahead, so that all copies, those of pages that fault included, stay
+    /// within `ratio` times the pages written.
     pub fn allowance(&self, ratio: f64) -> usize {
         let believed = self.before.min(self.written * BELIEF).max(self.written);
         let most = believed as f64 * (ratio - 1.0).max(0.0);
@@ -88,8 +89,8 @@ impl Evidence {
             .min(MOST_PAGES as u64) as usize
     }
 
-    /// The largest block, in pages, of which so many are expected to be written that the faults saved cost more
-    /// than the copies that nobody will need. In the small one that has to be more than chance.
+    /// The largest block, in pages, that is dense: the faults that it saves are expected to cost
+    /// more than the copies that nobody will need. The small block has to be denser than by chance.
     fn dense_block(&self) -> usize {
         if self.large.expected(LARGE) * self.fault_cost >= LARGE {
             LARGE
@@ -101,8 +102,8 @@ impl Evidence {
     }
 }
 
-/// The pages that a fault on `page` of an arena of `pages` saves and opens, itself among them. `closed` counts
-/// the pages of a range that are not open.
+/// The pages that a fault on `page` of an arena of `pages` saves and opens, itself among them.
+/// `closed` counts the pages of a range that are not open.
 pub(crate) fn choose(
     window: Window,
     page: usize,
@@ -143,10 +144,10 @@ pub(crate) fn choose(
     }
 }
 
-/// The pages around `page`, of an arena of `pages`, that a fault opens while no snapshot lives, when it
-/// is the `faults`-th such fault since the last snapshot was taken: one page, until so many were opened
-/// that another snapshot is not what the writer is waiting for; then aligned blocks that double, up to
-/// [`MOST_PAGES`], so that soon there are no more faults.
+/// The pages around `page`, of an arena of `pages`, that a fault opens while no snapshot lives,
+/// when it is the `faults`-th such fault since pages were armed. At first one page, since another
+/// snapshot may come soon, and then costs what was written. After a 64th of the pages, aligned
+/// blocks that double, up to [`MOST_PAGES`], so that soon there are no more faults.
 pub(crate) fn free_block(faults: u32, page: usize, pages: usize) -> Range<usize> {
     let alone = pages / 64;
     let step = (pages / 512).max(1);
@@ -163,7 +164,7 @@ fn block(page: usize, pages: usize, size: usize) -> Range<usize> {
 /// How far away an open page may be for a fault to save and disarm all that lies between, when the
 /// process's arenas use `used` mappings out of the kernel's `limit`.
 ///
-/// 0 up to half the limit; then it doubles step by step; from three quarters on there is no bound.
+/// 0 below half the limit; then it doubles step by step; from three quarters on there is no bound.
 pub(crate) fn reach(used: usize, limit: usize) -> usize {
     const STEPS: usize = 32;
     let start = limit / 2;
@@ -230,8 +231,8 @@ mod tests {
         ]
     }
 
-    /// Pages written in this order, in an arena without a past; what was written is known exactly, as `known`
-    /// says. Returns the copies made, and the faults.
+    /// Writes pages in this order, in an arena without a past. `known` says whether what was
+    /// written is known exactly, or as far as it faulted. Returns the copies made, and the faults.
     fn run(window: Window, pages: usize, order: &[usize], known: bool) -> (usize, usize) {
         let mut open = BTreeSet::new();
         let mut faulted = BTreeSet::new();
@@ -315,8 +316,8 @@ mod tests {
             }
         }
 
-        /// In any order of writes, at any moment, whether it is known how many of the open pages were written
-        /// or not.
+        /// In any order of writes, at any moment, whether or not it is known how many of the open
+        /// pages were written.
         #[test]
         fn copies_stay_within_the_ratio(
             order in prop::collection::vec(0usize..2000, 1..600),

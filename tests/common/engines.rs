@@ -18,7 +18,8 @@ pub fn name(engine: Engine) -> &'static str {
     }
 }
 
-/// The engines that this machine has. Says once which it lacks, past what captures the output of tests.
+/// The engines that this machine has. Prints once which it lacks, also where the output of tests is
+/// captured.
 pub fn engines() -> &'static [Engine] {
     static AVAILABLE: OnceLock<Vec<Engine>> = OnceLock::new();
     AVAILABLE.get_or_init(|| {

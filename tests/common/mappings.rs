@@ -93,7 +93,8 @@ pub fn without_huge_pages() -> usize {
     sum << 10
 }
 
-/// Has the kernel give this process no huge pages, which would make neighbours of what is touched resident.
+/// Has the kernel give this process no huge pages. They would make neighbours of a touched page
+/// resident.
 pub fn forbid_huge_pages() {
     // SAFETY: numbers only.
     let result = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
@@ -184,8 +185,8 @@ pub fn leave(left: usize) -> Mapping {
 pub fn leave_none() -> Mapping {
     let filler = leave(20);
     let last = filler.len / page_size() - 1;
-    // From the upper end, where nothing is split so far. A page in the middle splits twice, which may be
-    // refused when there is one left; the page at the end splits once.
+    // From the upper end, where nothing is split so far. A page in the middle takes two mappings
+    // more, which the kernel may refuse when one is left. The page at the end takes one.
     let refused = (1..20).any(|step| !filler.protect(last - 2 * step, libc::PROT_READ));
     assert!(refused, "mappings did not run out");
     filler.protect(last, libc::PROT_READ);

@@ -1,4 +1,5 @@
-//! A model of an arena and its snapshots: plain vectors, cloned at each snapshot, and the steps that change both.
+//! A model of an arena and its snapshots: plain vectors, cloned at each snapshot, and the steps
+//! that change both.
 
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -106,7 +107,7 @@ pub fn window() -> impl Strategy<Value = Window> {
     ]
 }
 
-/// So many cases on each engine.
+/// `cases` cases on each engine.
 pub fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases: cases * engines().len() as u32,
@@ -159,7 +160,7 @@ pub struct Model {
     opened: Vec<u64>,
     /// For each page, the same for each time that it was.
     history: Vec<Vec<u64>>,
-    /// Copies that cannot be done without.
+    /// Copies that the snapshots need.
     copies: u64,
     /// Copies that had been made at the last snapshot.
     saved_before: u64,
@@ -216,8 +217,8 @@ impl Model {
         }
     }
 
-    /// The pages that were ever written, as ranges of bytes. Others are left alone by checks in between, since
-    /// looking at memory makes it resident.
+    /// The pages that were ever written, as ranges of bytes. Checks in between leave the others
+    /// alone, since reading memory makes it resident.
     fn ever_written(&self) -> Vec<Range<usize>> {
         let pages: Vec<usize> = (0..self.pages())
             .filter(|page| !self.history[*page].is_empty())
@@ -232,8 +233,8 @@ impl Model {
         (!self.live.is_empty()).then(|| &self.live[which % self.live.len()])
     }
 
-    /// Takes a step. An error is one of taking a snapshot; nothing has changed then, and the step may be taken
-    /// again.
+    /// Takes a step. An error is one of taking a snapshot. Then nothing has changed, and the step
+    /// may be taken again.
     pub fn apply(&mut self, step: &Step) -> Result<(), Error> {
         match *step {
             Step::Write { at, len, value } => {

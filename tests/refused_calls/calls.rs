@@ -1,8 +1,9 @@
-//! The C library's system calls, replaced in this executable by ones that count, and refuse when asked to.
+//! The C library's system calls, replaced in this executable by ones that count, and refuse when
+//! asked to.
 //!
-//! The linker takes a function of the executable before one of a shared library. So these definitions are what the
-//! library under test, memmap2 and std call; the C library itself has names of its own for what it calls.
-//! Async-signal-safe, as the fault handler comes here too.
+//! The linker takes a function of the executable before one of a shared library. So the library
+//! under test, memmap2 and std call these definitions. The C library itself has names of its own
+//! for what it calls. Async-signal-safe, as the fault handler comes here too.
 
 use std::arch::asm;
 use std::ffi::{c_char, c_int, c_long, c_ulong, c_void};
@@ -22,7 +23,7 @@ pub enum Call {
     Api,
     /// `UFFDIO_REGISTER`
     Register,
-    /// By which the library asks whether the descriptor is still there.
+    /// With it the library asks whether the descriptor is still there.
     Fstat,
     Userfaultfd,
     /// `PAGEMAP_SCAN`
@@ -68,7 +69,7 @@ pub fn refuse(call: Call, nth: usize, refusal: Refusal) {
     NTH.store(nth, SeqCst);
 }
 
-/// Whether the call that was to be refused has been.
+/// Whether the call that [`refuse`] chose was refused.
 pub fn has_refused() -> bool {
     let nth = NTH.load(SeqCst);
     nth != 0 && CALLED[KIND.load(SeqCst)].load(SeqCst) >= nth
@@ -78,7 +79,8 @@ pub fn called(call: Call) -> usize {
     CALLED[call as usize].load(SeqCst)
 }
 
-/// Counts the calls of `act`, and refuses one when it is that one's turn. Calls made at other times are let through.
+/// Counts the calls of `act`, and refuses the one that [`refuse`] chose. Calls made at other times
+/// are let through.
 pub fn watch<R>(act: impl FnOnce() -> R) -> R {
     WATCHING.store(true, SeqCst);
     let result = act();
@@ -86,7 +88,7 @@ pub fn watch<R>(act: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Makes a system call, unless it is to be refused, and answers as the C library does.
+/// Makes a system call, or refuses it, and answers as the C library does.
 fn answer(call: Option<Call>, number: c_long, arguments: [usize; 6]) -> isize {
     if let Some(call) = call.filter(|_| WATCHING.load(SeqCst)) {
         let so_far = CALLED[call as usize].fetch_add(1, SeqCst) + 1;
@@ -312,7 +314,7 @@ extern "C" fn ioctl(descriptor: c_int, request: c_ulong, argument: *mut c_void) 
     answer(call, libc::SYS_ioctl, arguments) as c_int
 }
 
-/// Variadic in C: callers with fewer arguments leave the rest to chance, which the kernel does not look at.
+/// Variadic in C. With fewer arguments the rest is left to chance, and the kernel ignores it.
 #[unsafe(no_mangle)]
 extern "C" fn syscall(
     number: c_long,

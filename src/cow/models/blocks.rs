@@ -2,8 +2,9 @@
 
 use super::*;
 
-/// userfaultfd: the first stores to a block that was protected as a whole, by two threads. Who splits it last must
-/// not close the page that the other has opened: its store would be refused for ever.
+/// userfaultfd: the first stores to a block that was protected as a whole, by two threads. The
+/// one that splits it last must not close the page that the other has opened: its store would be
+/// refused for ever.
 #[test]
 fn two_writers_split_an_untouched_block() {
     model(3, || {
@@ -42,7 +43,8 @@ fn split_of_an_untouched_block_and_commit() {
     });
 }
 
-/// No mapping is left to split an untouched block with: the whole arena is opened, by one of two writers.
+/// No mapping is left to split an untouched block with: the whole arena is opened, by one of two
+/// writers.
 #[test]
 fn untouched_blocks_and_no_mappings() {
     model(2, || {
@@ -60,8 +62,8 @@ fn untouched_blocks_and_no_mappings() {
     });
 }
 
-/// Protecting untouched blocks fails half way for want of mappings, and some are read-only now: a later store
-/// must find that out.
+/// Protecting untouched blocks fails half way for want of mappings, and some are read-only now: a
+/// later store must find that out.
 #[test]
 fn untouched_blocks_armed_half_way() {
     model(2, || {
@@ -88,7 +90,7 @@ fn a_block_whose_protection_failed() {
     model(2, || {
         let core = arena_of_blocks(4);
         let first = core.snapshot();
-        core.make_writable(PageRange::new(page(2), page(3)));
+        core.make_writable(PageRange::from(2..4));
         core.engine.no_mappings.store(true, Relaxed);
         core.engine.no_pages.store(true, Relaxed);
         assert!(core.commit().is_err());

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Who holds a guard stores without a fault, and a commit waits for it.
+/// A thread that holds a guard stores without a fault, and a commit waits for it.
 #[test]
 fn guard_and_commit() {
     model(2, || {
@@ -26,8 +26,8 @@ fn guard_and_commit() {
     });
 }
 
-/// Disarming pages that one has not claimed: a range is opened while another thread is in the middle of
-/// copying one of its pages, and then stored to.
+/// Disarming pages that one has not claimed: a range is opened while another thread is in the
+/// middle of copying one of its pages, and then stored to.
 #[test]
 fn opened_range_and_copy_in_progress() {
     model(3, || {

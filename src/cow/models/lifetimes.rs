@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// The handler publishes a copy for the newest snapshot while that one is being dropped: the copy must
-/// neither be lost to the older snapshot that needs it nor stay for ever.
+/// The handler publishes a copy for the newest snapshot while that one is being dropped: the copy
+/// must neither be lost to the older snapshot that needs it nor stay for ever.
 #[test]
 fn drop_and_publish() {
     model(3, || {
@@ -135,7 +135,8 @@ fn trim_and_take() {
     });
 }
 
-/// An arena of two pages with a snapshot that has a copy of the first, and a frame that was used and is free.
+/// An arena of two pages with a snapshot that has a copy of the first, and a frame that was used
+/// and is free.
 fn with_a_free_frame(limit: usize) -> (Arc<Core>, Arc<Live>) {
     let core = arena_with(2, 1, limit);
     let first = core.snapshot();
@@ -146,8 +147,9 @@ fn with_a_free_frame(limit: usize) -> (Arc<Core>, Arc<Live>) {
     (core, first)
 }
 
-/// A free frame is set aside to give its memory back while a snapshot lives, and the next one is taken:
-/// with a limit that leaves a frame for each page, none of its writers may find that one missing.
+/// A free frame is set aside to give its memory back while a snapshot lives, and the next one is
+/// taken: with a limit that leaves a frame for each page, none of its writers may find that one
+/// missing.
 #[test]
 fn set_aside_and_commit() {
     model(2, || {
@@ -184,8 +186,8 @@ fn set_aside_and_last_drop() {
     });
 }
 
-/// The last snapshot's frames come back one by one, while another thread gives memory back, and the next
-/// snapshot is taken: none of them is handed out twice.
+/// The last snapshot's frames come back one by one, while another thread gives memory back, and the
+/// next snapshot is taken: none of them is handed out twice.
 #[test]
 fn last_drop_and_trim_and_commit() {
     model(2, || {

@@ -1,8 +1,8 @@
 //! Loom models of the races of the fault protocol: the shipped gate, table, store, versions, fault,
 //! commit, release, read and guard code, on a fake system.
 //!
-//! Run by `RUSTFLAGS="--cfg loom" cargo test --release --lib`. Each model names the race and what would go
-//! wrong; `docs/testing.md` lists the mutations that turn it red.
+//! Run by `RUSTFLAGS="--cfg loom" cargo test --release --lib`. Each model names the race and what
+//! would go wrong; `docs/testing.md` lists the mutations that turn it red.
 
 mod ahead;
 mod blocks;
@@ -20,10 +20,10 @@ use std::time::Duration;
 
 use loom::thread;
 
-use crate::cow::commit::Live;
 use crate::cow::core::Core;
 use crate::cow::prepare::Preparation;
 use crate::cow::state::dirty::DirtySet;
+use crate::cow::state::ledger::Live;
 use crate::error::Error;
 use crate::options::{Engine, Options, Window};
 use crate::page::{PageIndex, PageRange, PageSize};
@@ -31,8 +31,8 @@ use crate::sync::Arc;
 
 /// All interleavings with at most this many involuntary switches.
 ///
-/// Loom looks for another schedule only where two threads' *latest* accesses to an object collide, so a
-/// thread that loads before it changes can hide a race; hence the count, and hence readers are
+/// Loom looks for another schedule only where two threads' *latest* accesses to an object collide,
+/// so a thread that loads before it changes can hide a race; hence the count, and hence readers are
 /// spawned and writers are not: the other way round there was a model of a single schedule.
 pub(crate) fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
@@ -130,7 +130,8 @@ impl Core {
         Ok(bytes)
     }
 
-    /// What holds when nobody is at work: what is writable is in the dirty set, and no snapshot needs it.
+    /// What holds when nobody is at work: what is writable is in the dirty set, and no snapshot
+    /// needs it.
     fn assert_settled(&self) {
         for page in self.all_pages().iter() {
             let word = self.table.load(page);

@@ -84,8 +84,8 @@ fn arming_fails_half_way_with_a_live_snapshot() {
     });
 }
 
-/// A call that disarms several pages fails after the first of them, and a commit comes before the last
-/// way out: it must arm that page again.
+/// A call that disarms several pages fails after the first of them, and a commit comes before the
+/// last way out: it must arm that page again.
 #[test]
 fn disarming_fails_half_way_and_commit() {
     model(3, || {

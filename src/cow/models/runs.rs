@@ -1,9 +1,10 @@
-//! Runs of pages that one call opens: windows, blocks without a snapshot, growing beside an open page.
+//! Runs of pages that one call opens: windows, blocks without a snapshot, growing beside an open
+//! page.
 
 use super::*;
 
-/// Claims over a whole disarmed run: a fault deals with its neighbour, which another thread has claimed and is
-/// copying, or is about to.
+/// Claims over a whole disarmed run: a fault deals with its neighbour, which another thread has
+/// claimed and is copying, or is about to.
 #[test]
 fn window_and_copy_in_progress() {
     model(3, || {
@@ -133,9 +134,9 @@ fn nearest_open_page_and_add() {
             set.remove(PageRange::all(200));
             let looker = {
                 let set = set.clone();
-                thread::spawn(move || set.nearest(PageRange::new(page(at), page(at)), usize::MAX))
+                thread::spawn(move || set.nearest(page(at).into(), usize::MAX))
             };
-            set.add(PageRange::new(page(other), page(other)));
+            set.add(page(other).into());
             let found = looker.join().unwrap();
             assert!(found.is_none_or(|found| found == page(other)), "{found:?}");
         });

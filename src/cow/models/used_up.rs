@@ -28,7 +28,8 @@ fn store_used_up_and_reader() {
     });
 }
 
-/// The store is used up while a snapshot is taken: who lost a page knows, who did not reads exactly.
+/// The store is used up while a snapshot is taken: a snapshot that lost a page says so, one that
+/// did not is exact.
 #[test]
 fn store_used_up_and_commit() {
     model(2, || {
@@ -38,7 +39,8 @@ fn store_used_up_and_commit() {
         core.write(0, 1);
         let second = taker.join().unwrap();
         assert!(core.frozen(&first, 0).is_err());
-        // Either the write was before the second snapshot, which then has it, or it took the page from both.
+        // Either the write was before the second snapshot, which then has it, or it took the page
+        // from both.
         match core.frozen(&second, 0) {
             Ok(value) => assert_eq!(value, 1),
             Err(error) => assert!(matches!(error, Error::StoreExhausted { .. })),

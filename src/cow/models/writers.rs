@@ -114,7 +114,7 @@ fn reader_and_first_writer() {
     });
 }
 
-/// Nobody who waits at a gate or for a claim sleeps for ever.
+/// No thread that waits at a gate or for a claim sleeps for ever.
 #[test]
 fn no_wake_up_is_forgotten() {
     model(2, || {

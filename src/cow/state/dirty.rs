@@ -1,13 +1,15 @@
 //! The dirty set: which pages are open (writable), and so must be armed again by the next snapshot.
 //!
-//! A bit is set *after* the call that disarmed the page and before the claim on it is released; bits
-//! are cleared only while the gate is closed and drained. So under a claim, "in the set" means "open",
-//! and no late handler can leave an open page that the next commit does not know of. A protect call
-//! that failed half way leaves its pages in the set, and "open" in doubt
-//! ([`half_armed`](crate::cow::core::Core::half_armed)).
+//! A bit is set *after* the call that disarmed the page and before the claim on it is released;
+//! bits are cleared only while the gate is closed and drained. So under a claim, "in the set" means
+//! "open", and no late handler can leave an open page that the next commit does not know of. A
+//! protect call that failed half way leaves its pages in the set, and "open" in
+//! [`Doubt`](super::doubt::Doubt).
 //!
 //! Three levels of bits, so that neither taking a snapshot nor looking for the nearest open page
 //! walks what was never written: 16 TiB of 4 KiB pages has 16384 words in the uppermost.
+
+use std::ops::Range;
 
 use crate::page::{PageIndex, PageRange};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -27,9 +29,21 @@ pub(crate) struct Slice {
     pub runs: usize,
 }
 
+/// The bits of the word that `from` is in, from there up to `end` or the end of the word.
+const fn mask(from: usize, end: usize) -> u64 {
+    let above = u64::MAX << (from % BITS);
+    let word_end = from / BITS * BITS + BITS;
+    if end < word_end {
+        above & !(u64::MAX << (end % BITS))
+    } else {
+        above
+    }
+}
+
 pub(crate) struct DirtySet {
     pages: usize,
-    /// All pages from here on are open, whatever the bits say: never armed so far, or disarmed as a whole.
+    /// All pages from here on are open, whatever the bits say: never armed so far, or disarmed as a
+    /// whole.
     open_from: AtomicU32,
     /// The lowest has one bit a page; each other has one bit a word of the one below, set when that
     /// word has one set.
@@ -72,11 +86,11 @@ impl DirtySet {
 
     /// Adds pages that the caller has claimed and disarmed.
     pub fn add(&self, range: PageRange) {
-        let (first, last) = (range.first().get(), range.last().get());
-        for leaf in first / BITS..=last / BITS {
-            let from = first.max(leaf * BITS) % BITS;
-            let to = last.min(leaf * BITS + BITS - 1) % BITS;
-            let bits = (u64::MAX >> (BITS - 1 - (to - from))) << from;
+        let mut at = range.start();
+        while at < range.end() {
+            let leaf = at / BITS;
+            let bits = mask(at, range.end());
+            at = leaf * BITS + BITS;
             self.leaves()[leaf].fetch_or(bits, Ordering::Relaxed);
             self.mark(leaf);
         }
@@ -126,15 +140,15 @@ impl DirtySet {
         self.remove(PageRange::all(self.pages));
     }
 
-    /// A stretch that starts at an open page, the first one from `from` on, and has at most `pages` of
-    /// them (one at least) in at most `runs` runs; and how many pages and runs those are. `None` when no
-    /// page from there on is open. Only with the gate closed.
+    /// A stretch that starts at an open page, the first one from `from` on, and has at most `pages`
+    /// of them (one at least) in at most `runs` runs; and how many pages and runs those are. `None`
+    /// when no page from there on is open. A guess while pages are opened or armed.
     pub fn slice(&self, from: usize, pages: usize, runs: usize) -> Option<Slice> {
         self.slice_up_to(from, pages, runs, |end| end)
     }
 
     /// The same; a run of which not all fits in is cut at `cut`, which is given the first page that
-    /// does not fit, and may answer with a later one.
+    /// does not fit, and may answer with a later one. A guess as [`slice`](Self::slice).
     pub fn slice_up_to(
         &self,
         from: usize,
@@ -145,7 +159,7 @@ impl DirtySet {
         // What lies beyond a page that was never armed must not be armed before it.
         let first = self.next_open(from.min(self.open_from()), self.pages)?;
         let mut slice = Slice {
-            range: PageRange::new(first, first),
+            range: first.into(),
             pages: 0,
             runs: 0,
         };
@@ -161,7 +175,7 @@ impl DirtySet {
             if end == full {
                 end = self.run_end(end, cut(end).min(self.pages)).max(end);
             }
-            slice.range = PageRange::new(first, PageIndex::new(end - 1));
+            slice.range = PageRange::from(first.get()..end);
             slice.pages += end - start;
             slice.runs += 1;
             next = self.next_open(end, self.pages);
@@ -169,8 +183,8 @@ impl DirtySet {
         Some(slice)
     }
 
-    /// As [`slice_up_to`](Self::slice_up_to), without the pages `kept`, which stay open and between two
-    /// slices. Only with the gate closed and drained.
+    /// As [`slice_up_to`](Self::slice_up_to), without the pages `kept`, which stay open and between
+    /// two slices. Only with the gate closed and drained.
     pub fn slice_outside(
         &self,
         from: usize,
@@ -204,21 +218,21 @@ impl DirtySet {
         self.slice_up_to(beyond, pages, runs, cut)
     }
 
-    /// The first run of open pages from `from` up to `last`, and the further ones that are at most `close` pages
+    /// The first run of open pages in `pages`, and the further ones that are at most `close` pages
     /// from the one before. Only with the gate closed.
-    pub fn run_from(&self, from: usize, last: PageIndex, close: usize) -> Option<PageRange> {
-        let end = last.get() + 1;
-        let first = self.next_open(from, end)?;
+    pub fn run_from(&self, pages: Range<usize>, close: usize) -> Option<PageRange> {
+        let end = pages.end;
+        let first = self.next_open(pages.start, end)?;
         let mut to = self.run_end(first.get(), end);
         while let Some(next) = self.next_open(to, end.min(to + close + 1)) {
             to = self.run_end(next.get(), end);
         }
-        Some(PageRange::new(first, PageIndex::new(to - 1)))
+        Some(PageRange::from(first.get()..to))
     }
 
     /// Takes pages out that are all in one [`Slice`]. Only with the gate closed and drained.
     pub fn remove(&self, range: PageRange) {
-        let (first, end) = (range.first().get(), range.last().get() + 1);
+        let (first, end) = (range.start(), range.end());
         debug_assert!(first <= self.open_from());
         if end > self.open_from() {
             self.open_from.store(end as u32, Ordering::Relaxed);
@@ -226,15 +240,12 @@ impl DirtySet {
         let mut at = first;
         while let Some(open) = self.next_bit(0, at, end) {
             let leaf = open / BITS;
-            let from = open % BITS;
-            let to = (end - 1).min(leaf * BITS + BITS - 1) % BITS;
-            let taken = (u64::MAX >> (BITS - 1 - (to - from))) << from;
-            let left = self.leaves()[leaf].load(Ordering::Relaxed) & !taken;
+            let left = self.leaves()[leaf].load(Ordering::Relaxed) & !mask(open, end);
             self.leaves()[leaf].store(left, Ordering::Relaxed);
             if left == 0 {
                 self.unmark(leaf);
             }
-            at = leaf * BITS + to + 1;
+            at = leaf * BITS + BITS;
         }
     }
 
@@ -306,23 +317,22 @@ impl DirtySet {
         let mut at = first;
         while at < end {
             let leaf = at / BITS;
-            let to = (end - 1).min(leaf * BITS + BITS - 1) % BITS;
-            let mask = (u64::MAX >> (BITS - 1 - (to - at % BITS))) << (at % BITS);
-            open += (self.leaves()[leaf].load(Ordering::Relaxed) & mask).count_ones() as usize;
-            at = leaf * BITS + to + 1;
+            let bits = self.leaves()[leaf].load(Ordering::Relaxed) & mask(at, end);
+            open += bits.count_ones() as usize;
+            at = leaf * BITS + BITS;
         }
         end.saturating_sub(first) - open
     }
 
     /// The open page nearest to `range`, at most `reach` pages away on either side.
     pub fn nearest(&self, range: PageRange, reach: usize) -> Option<PageIndex> {
-        let (first, last) = (range.first().get(), range.last().get());
+        let (start, end) = (range.start(), range.end());
         let below = self
-            .previous_bit(0, first.saturating_sub(reach), first)
-            .map(|page| (first - page, PageIndex::new(page)));
+            .previous_bit(0, start.saturating_sub(reach), start)
+            .map(|page| (start - page, PageIndex::new(page)));
         let above = self
-            .next_open(last + 1, last.saturating_add(reach).saturating_add(1))
-            .map(|page| (page.get() - last, page));
+            .next_open(end, end.saturating_add(reach))
+            .map(|page| (page.get() + 1 - end, page));
         let (_, page) = below.into_iter().chain(above).min()?;
         Some(page)
     }
@@ -441,7 +451,7 @@ mod tests {
             }
             let mut runs = Vec::new();
             let mut from = 0;
-            while let Some(run) = set.run_from(from, page(PAGES - 1), most.1) {
+            while let Some(run) = set.run_from(from..PAGES, most.1) {
                 prop_assert!(model.contains(&run.first().get()) && model.contains(&run.last().get()));
                 runs.push(run);
                 from = run.last().get() + 1;

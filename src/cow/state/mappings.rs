@@ -1,8 +1,8 @@
 //! An estimate of the kernel mappings that an arena is made of.
 //!
 //! Each border between an armed and an open page is a border between two mappings. Exact while one
-//! thread writes; neighbours that are opened at the same moment are counted apart, which errs on the
-//! safe side and is put right by the next commit.
+//! thread writes; neighbours that are opened at the same moment are counted apart, which errs on
+//! the safe side and is put right by the next commit.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -34,11 +34,11 @@ impl Mappings {
     pub fn opened(&self, dirty: &DirtySet, range: PageRange, pages: usize) {
         let below = range.first().below();
         let above = range.last().above(pages);
-        let low = below.unwrap_or(range.first()).get();
-        let high = above.unwrap_or(range.last()).get();
+        let low = range.start() - usize::from(below.is_some());
+        let end = range.end() + usize::from(above.is_some());
         let mut previous = dirty.contains(PageIndex::new(low));
         let mut borders = 0;
-        for index in low + 1..=high {
+        for index in low + 1..end {
             let open = dirty.contains(PageIndex::new(index));
             borders -= i64::from(open != previous);
             previous = open;

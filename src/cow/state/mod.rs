@@ -1,5 +1,8 @@
-//! What is known of each page, and of the mappings that they make.
+//! What is known of each page, of the mappings that they make, and of the snapshots that live.
 
 pub(crate) mod dirty;
+pub(crate) mod doubt;
+pub(crate) mod ledger;
+pub(crate) mod losses;
 pub(crate) mod mappings;
 pub(crate) mod table;

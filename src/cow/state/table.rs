@@ -8,10 +8,10 @@
 //!                                   {e, claimed, waited for} ---------> who waited
 //! ```
 //!
-//! *Dealt with up to e* means: each snapshot of an epoch up to e that lives has its own copy of the page
-//! (or has been told that there is none), so it never looks at live memory for this page again. Words
-//! never go down and nothing is reset when a snapshot is taken: a page simply becomes "older than the
-//! newest snapshot".
+//! *Dealt with up to e* means: each snapshot of an epoch up to e that lives has its own copy of the
+//! page (or has been told that there is none), so it never looks at live memory for this page
+//! again. Words never go down and nothing is reset when a snapshot is taken: a page simply becomes
+//! "older than the newest snapshot".
 //!
 //! Whether a page is armed is not in the word; see [`crate::cow::state::dirty`].
 
@@ -54,10 +54,10 @@ impl Table {
         Word(self.words[page.get()].load(Ordering::Acquire))
     }
 
-    /// Takes the page for the caller alone; returns the epoch it has been dealt with up to, or `None`
-    /// when somebody else has it.
+    /// Takes the page for the caller alone; returns the epoch it has been dealt with up to, or
+    /// `None` when somebody else has it.
     ///
-    /// Acquire: who claims sees what the last holder did.
+    /// Acquire: the caller sees what the last holder did.
     pub fn try_claim(&self, page: PageIndex) -> Option<Epoch> {
         let word = &self.words[page.get()];
         let mut seen = word.load(Ordering::Relaxed);
@@ -75,9 +75,9 @@ impl Table {
         None
     }
 
-    /// Gives a claimed page back, dealt with up to `epoch`, and wakes who waits for it.
+    /// Gives a claimed page back, dealt with up to `epoch`, and wakes the threads that wait for it.
     ///
-    /// Release: the published copy is seen by who sees the new epoch.
+    /// Release: a thread that sees the new epoch sees the published copy.
     pub fn release(&self, page: PageIndex, epoch: Epoch) {
         let word = &self.words[page.get()];
         let before = word.swap(epoch.get() << EPOCH_SHIFT, Ordering::AcqRel);
@@ -98,8 +98,8 @@ impl Table {
         word.store(epoch.get() << EPOCH_SHIFT, Ordering::Release);
     }
 
-    /// Waits until the page is not claimed; it may be claimed again on return. The caller holds no claim
-    /// and is in no gate.
+    /// Waits until the page is not claimed; it may be claimed again on return. The caller holds no
+    /// claim and is in no gate.
     pub fn wait_free(&self, page: PageIndex) {
         let word = &self.words[page.get()];
         let is_free = || word.load(Ordering::Acquire) & CLAIMED == 0;

@@ -3,11 +3,9 @@
 
 #![allow(unsafe_code, reason = "casts bytes to a type of larger alignment")]
 
-mod common;
-
 use std::io::BufRead;
 
-use common::{for_each_engine, on, page_by_page, page_size};
+use crate::common::{for_each_engine, on, page_by_page, page_size};
 // As a program may do that has results of its own.
 use pagecow::*;
 

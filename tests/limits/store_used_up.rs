@@ -1,13 +1,11 @@
 //! The store's limit is reached: writers go on, and no snapshot ever hands out wrong bytes.
 
-mod common;
-
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-use common::mappings::address_space;
-use common::{expect_bytes, in_child, on, page_by_page, page_size, patterned};
+use crate::common::mappings::address_space;
+use crate::common::{expect_bytes, in_child, on, page_by_page, page_size, patterned};
 use pagecow::{Arena, ArenaBuilder, Error, Snapshot};
 
 fn limited(builder: ArenaBuilder, pages: usize, frames: usize) -> (Arena, Vec<u8>) {
@@ -42,7 +40,7 @@ fn is_exhausted(error: &io::Error) -> bool {
 
 #[test]
 fn the_newest_fails_and_the_older_stays_exact() {
-    let ended = in_child("the_newest_fails_and_the_older_stays_exact", |engine| {
+    let ended = in_child(|engine| {
         const PAGES: usize = 8;
         const FRAMES: usize = PAGES + 2;
         let page = page_size();
@@ -87,7 +85,7 @@ fn the_newest_fails_and_the_older_stays_exact() {
 
 #[test]
 fn a_page_that_several_need_fails_them_all() {
-    let ended = in_child("a_page_that_several_need_fails_them_all", |engine| {
+    let ended = in_child(|engine| {
         let page = page_size();
         let (mut arena, first) = limited(on(engine), 6, 2);
         let snapshots = [(); 3].map(|()| arena.snapshot().unwrap());
@@ -129,31 +127,27 @@ fn a_page_that_several_need_fails_them_all() {
 
 #[test]
 fn without_any_frame_nothing_is_exact_once_written() {
-    let ended = in_child(
-        "without_any_frame_nothing_is_exact_once_written",
-        |engine| {
-            let (mut arena, first) = limited(on(engine), 3, 0);
-            let snapshot = arena.snapshot().unwrap();
-            expect_bytes(&snapshot, &first);
-            arena[0] = 0;
-            expect_exhausted(&snapshot, 0);
-            let mut part = arena.writable(page_size()..).unwrap();
-            part.fill(9);
-            drop(part);
-            arena.check_invariants().unwrap();
-            drop(snapshot);
-            let live = arena.to_vec();
-            expect_bytes(&arena.snapshot().unwrap(), &live);
-        },
-    );
+    let ended = in_child(|engine| {
+        let (mut arena, first) = limited(on(engine), 3, 0);
+        let snapshot = arena.snapshot().unwrap();
+        expect_bytes(&snapshot, &first);
+        arena[0] = 0;
+        expect_exhausted(&snapshot, 0);
+        let mut part = arena.writable(page_size()..).unwrap();
+        part.fill(9);
+        drop(part);
+        arena.check_invariants().unwrap();
+        drop(snapshot);
+        let live = arena.to_vec();
+        expect_bytes(&arena.snapshot().unwrap(), &live);
+    });
     ended.expect_finished();
 }
 
 /// Readers meet the end of the store in the middle of what they read.
 #[test]
 fn a_reader_in_progress_gets_the_error_and_never_wrong_bytes() {
-    let test = "a_reader_in_progress_gets_the_error_and_never_wrong_bytes";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         const PAGES: usize = 64;
         let page = page_size();
         let (mut arena, _) = limited(on(engine), PAGES, PAGES / 2);
@@ -211,20 +205,17 @@ fn read_until_it_fails(snapshot: &Snapshot, number: u64, stop: &AtomicBool) -> b
 /// Not the power of two above an arena that is a page too large for it.
 #[test]
 fn address_space_for_copies_stays_within_the_limit() {
-    let ended = in_child(
-        "address_space_for_copies_stays_within_the_limit",
-        |engine| {
-            const LIMIT: usize = 1 << 20;
-            let pages = (1 << 30) / page_size() + 1;
-            let builder = page_by_page(engine).store_limit(LIMIT);
-            let arena = builder.build(pages * page_size()).unwrap();
-            let before = address_space();
-            let snapshot = arena.snapshot().unwrap();
-            let grown = address_space().saturating_sub(before);
-            // And the records of the copies.
-            assert!(grown < LIMIT + (1 << 20), "grown by {grown}");
-            drop(snapshot);
-        },
-    );
+    let ended = in_child(|engine| {
+        const LIMIT: usize = 1 << 20;
+        let pages = (1 << 30) / page_size() + 1;
+        let builder = page_by_page(engine).store_limit(LIMIT);
+        let arena = builder.build(pages * page_size()).unwrap();
+        let before = address_space();
+        let snapshot = arena.snapshot().unwrap();
+        let grown = address_space().saturating_sub(before);
+        // And the records of the copies.
+        assert!(grown < LIMIT + (1 << 20), "grown by {grown}");
+        drop(snapshot);
+    });
     ended.expect_finished();
 }

@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code, reason = "read(2) into memory that may be armed")]
 
-mod common;
-
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, Write};
 use std::os::fd::AsRawFd;
@@ -11,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use common::{
+use crate::common::{
     Trail, bytes_of, expect_bytes, in_child, on, page_by_page, page_size, pattern, patterned,
 };
 use pagecow::{Arena, Error};
@@ -39,8 +37,7 @@ fn file_of(len: usize, byte: u8) -> File {
 
 #[test]
 fn a_read_into_an_armed_page_is_refused_and_raises_no_signal() {
-    let test = "a_read_into_an_armed_page_is_refused_and_raises_no_signal";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         let (arena, before) = patterned(on(engine), 8);
         let snapshot = arena.snapshot().unwrap();
         let file = file_of(page_size(), 9);
@@ -61,26 +58,23 @@ fn a_read_into_an_armed_page_is_refused_and_raises_no_signal() {
 
 #[test]
 fn a_read_across_the_border_of_armed_memory_is_short() {
-    let ended = in_child(
-        "a_read_across_the_border_of_armed_memory_is_short",
-        |engine| {
-            let page = page_size();
-            let (mut arena, before) = patterned(page_by_page(engine), 4);
-            let snapshot = arena.snapshot().unwrap();
-            arena[page] = before[page];
-            let file = file_of(3 * page, 9);
-            let read = plain_read(&file, &arena, page + 10, 2 * page).unwrap();
-            assert_eq!(read, page - 10);
-            assert!(arena[2 * page..] == before[2 * page..]);
-            expect_bytes(&snapshot, &before);
-        },
-    );
+    let ended = in_child(|engine| {
+        let page = page_size();
+        let (mut arena, before) = patterned(page_by_page(engine), 4);
+        let snapshot = arena.snapshot().unwrap();
+        arena[page] = before[page];
+        let file = file_of(3 * page, 9);
+        let read = plain_read(&file, &arena, page + 10, 2 * page).unwrap();
+        assert_eq!(read, page - 10);
+        assert!(arena[2 * page..] == before[2 * page..]);
+        expect_bytes(&snapshot, &before);
+    });
     ended.expect_finished();
 }
 
 #[test]
 fn a_read_through_a_guard_arrives_whole() {
-    let ended = in_child("a_read_through_a_guard_arrives_whole", |engine| {
+    let ended = in_child(|engine| {
         let page = page_size();
         let (mut arena, before) = patterned(page_by_page(engine), 8);
         let snapshot = arena.snapshot().unwrap();
@@ -115,7 +109,7 @@ fn a_read_through_a_guard_arrives_whole() {
 
 #[test]
 fn no_snapshot_commits_within_a_guard() {
-    let ended = in_child("no_snapshot_commits_within_a_guard", |engine| {
+    let ended = in_child(|engine| {
         let page = page_size();
         let (mut arena, before) = patterned(on(engine), 2);
         let (mut other, _) = patterned(on(engine), 2);
@@ -151,7 +145,7 @@ fn no_snapshot_commits_within_a_guard() {
 /// Each filling is of one byte value, so each snapshot must be.
 #[test]
 fn fillings_and_snapshots_in_a_loop() {
-    let ended = in_child("fillings_and_snapshots_in_a_loop", |engine| {
+    let ended = in_child(|engine| {
         const ROUNDS: usize = 300;
         let mut arena = on(engine).build(64 * page_size()).unwrap();
         let len = arena.len();
@@ -225,8 +219,7 @@ impl Read for Broken {
 
 #[test]
 fn a_source_that_breaks_leaves_what_arrived_and_no_guard() {
-    let test = "a_source_that_breaks_leaves_what_arrived_and_no_guard";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = patterned(on(engine), 2);
         let kinds = vec![io::ErrorKind::Interrupted, io::ErrorKind::BrokenPipe];
         let source = Broken(Cursor::new(vec![9; 10]), kinds);
@@ -244,8 +237,7 @@ fn a_source_that_breaks_leaves_what_arrived_and_no_guard() {
 
 #[test]
 fn after_the_last_snapshot_open_all_lets_reads_arrive() {
-    let test = "after_the_last_snapshot_open_all_lets_reads_arrive";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         const PAGES: usize = 1024;
         let page = page_size();
         // The upper half is never touched before it is armed.
@@ -304,8 +296,7 @@ fn after_the_last_snapshot_open_all_lets_reads_arrive() {
 /// write to.
 #[test]
 fn a_datagram_for_an_armed_page_is_lost_and_one_for_an_open_arena_is_not() {
-    let test = "a_datagram_for_an_armed_page_is_lost_and_one_for_an_open_arena_is_not";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         let (arena, _) = patterned(on(engine), 4);
         drop(arena.snapshot().unwrap());
         let (sender, receiver) = UnixDatagram::pair().unwrap();
@@ -324,8 +315,7 @@ fn a_datagram_for_an_armed_page_is_lost_and_one_for_an_open_arena_is_not() {
 /// Threads that store, take snapshots and drop them, and open the arena whenever it is let.
 #[test]
 fn opening_beside_stores_and_snapshots() {
-    let test = "opening_beside_stores_and_snapshots";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         const ROUNDS: usize = 200;
         let arena = on(engine).build(64 * page_size()).unwrap();
         let snapshotter = arena.snapshotter();

@@ -1,13 +1,11 @@
-//! Somebody closes the descriptor that userfaultfd protects by: no snapshot hands out what was written since.
+//! The program closes userfaultfd's descriptor: no snapshot hands out what was written since.
 
 #![allow(unsafe_code, reason = "closes a descriptor that is not its own")]
-
-mod common;
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use common::{
+use crate::common::{
     Ended, Forked, end_of_fork, expect_bytes, expect_child_ended_well, fork, in_child_on, on,
     page_size, patterned,
 };
@@ -17,8 +15,8 @@ use pagecow::{Arena, Engine, Error, Snapshot};
 const PAGES: usize = 2048;
 const TOUCHED: usize = 8;
 
-fn on_userfaultfd(test: &str, scenario: impl FnOnce(Engine)) -> Ended {
-    in_child_on(&[Engine::Userfaultfd], test, scenario)
+fn on_userfaultfd(scenario: impl FnOnce(Engine)) -> Ended {
+    in_child_on(&[Engine::Userfaultfd], scenario)
 }
 
 /// The first pages are touched, the others are not.
@@ -44,7 +42,7 @@ fn close_descriptors() -> Vec<i32> {
         .collect();
     assert!(!numbers.is_empty());
     for number in &numbers {
-        // SAFETY: what a program does that closes all that it does not know.
+        // SAFETY: a program that closes all descriptors that it does not know does the same.
         drop(unsafe { OwnedFd::from_raw_fd(*number) });
     }
     numbers
@@ -67,38 +65,35 @@ fn expect_lost(snapshot: &Snapshot) {
 
 #[test]
 fn reads_fail_whether_or_not_a_snapshot_is_asked_for() {
-    let ended = on_userfaultfd(
-        "reads_fail_whether_or_not_a_snapshot_is_asked_for",
-        |engine| {
-            for asked in [false, true] {
-                let (mut arena, bytes) = half_touched(engine);
-                let snapshot = arena.snapshot().unwrap();
-                let mut reader = snapshot.reader();
-                let mut begin = vec![0; 100];
-                reader.read_exact(&mut begin).unwrap();
-                assert!(begin == bytes[..100]);
-                close_descriptors();
-                arena[..TOUCHED * page_size()].fill(9);
-                if asked {
-                    assert!(is_lost(arena.snapshot()));
-                    assert!(!snapshot.is_exact());
-                }
-                // What was read ahead is right; the rest is refused.
-                let mut rest = Vec::new();
-                assert!(reader.read_to_end(&mut rest).is_err());
-                assert!(rest == bytes[100..][..rest.len()]);
-                expect_lost(&snapshot);
-                assert!(is_lost(arena.snapshot()) && is_lost(arena.prepare()));
+    let ended = on_userfaultfd(|engine| {
+        for asked in [false, true] {
+            let (mut arena, bytes) = half_touched(engine);
+            let snapshot = arena.snapshot().unwrap();
+            let mut reader = snapshot.reader();
+            let mut begin = vec![0; 100];
+            reader.read_exact(&mut begin).unwrap();
+            assert!(begin == bytes[..100]);
+            close_descriptors();
+            arena[..TOUCHED * page_size()].fill(9);
+            if asked {
+                assert!(is_lost(arena.snapshot()));
+                assert!(!snapshot.is_exact());
             }
-        },
-    );
+            // What was read ahead is right; the rest is refused.
+            let mut rest = Vec::new();
+            assert!(reader.read_to_end(&mut rest).is_err());
+            assert!(rest == bytes[100..][..rest.len()]);
+            expect_lost(&snapshot);
+            assert!(is_lost(arena.snapshot()) && is_lost(arena.prepare()));
+        }
+    });
     ended.expect_finished();
 }
 
 /// They are protected by the mapping, which the descriptor's end leaves as it was.
 #[test]
 fn stores_to_untouched_blocks_go_on() {
-    let ended = on_userfaultfd("stores_to_untouched_blocks_go_on", |engine| {
+    let ended = on_userfaultfd(|engine| {
         let (mut arena, _) = half_touched(engine);
         let snapshot = arena.snapshot().unwrap();
         close_descriptors();
@@ -116,7 +111,7 @@ fn stores_to_untouched_blocks_go_on() {
 /// The number is another arena's by then, or some file's.
 #[test]
 fn a_number_that_is_used_again_is_left_alone() {
-    let ended = on_userfaultfd("a_number_that_is_used_again_is_left_alone", |engine| {
+    let ended = on_userfaultfd(|engine| {
         let (mut lost, _) = half_touched(engine);
         let snapshot = lost.snapshot().unwrap();
         let numbers = close_descriptors();
@@ -143,7 +138,7 @@ fn a_number_that_is_used_again_is_left_alone() {
 /// The child goes on with mprotect, and what its parent lost stays lost.
 #[test]
 fn a_fork_afterwards() {
-    let ended = on_userfaultfd("a_fork_afterwards", |engine| {
+    let ended = on_userfaultfd(|engine| {
         let (mut arena, _) = half_touched(engine);
         let snapshot = arena.snapshot().unwrap();
         close_descriptors();

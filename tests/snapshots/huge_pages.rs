@@ -1,13 +1,11 @@
-//! Arenas in huge pages, which the kernel splits where pages of them are opened. Where the system has none the same is
-//! done with small ones.
-
-mod common;
+//! Arenas in huge pages, which the kernel splits where pages of them are opened. Where the system
+//! has no huge pages the tests run with small ones.
 
 use std::io::{self, Read};
 
-use common::mappings::in_huge_pages;
-use common::model::{Model, Step, config, engine, steps, window};
-use common::{expect_bytes, for_each_engine, on, page_by_page, page_size, patterned};
+use crate::common::mappings::in_huge_pages;
+use crate::common::model::{Model, Step, config, engine, steps, window};
+use crate::common::{expect_bytes, for_each_engine, on, page_by_page, page_size, patterned};
 use memmap2::{Advice, MmapMut};
 use proptest::prelude::*;
 

@@ -1,10 +1,8 @@
-//! Prepare, step, commit.
-
-mod common;
+//! Snapshots in two phases: prepare, step, commit.
 
 use std::time::Duration;
 
-use common::{expect_bytes, for_each_engine, in_child, page_by_page, page_size};
+use crate::common::{expect_bytes, for_each_engine, in_child, page_by_page, page_size};
 use pagecow::{Arena, Engine, Error, Pending};
 
 const PAGES: usize = 4096;
@@ -61,7 +59,7 @@ fn nothing_is_frozen_before_the_commit() {
         let stats = arena.stats();
         assert_eq!((stats.snapshots, stats.pages_saved), (0, 0));
         assert_eq!(stats.faults, stats.soft_faults);
-        // Nobody pays twice.
+        // No page faults twice.
         arena.fill(3);
         assert_eq!(arena.stats().faults, stats.faults);
         arena.check_invariants().unwrap();
@@ -141,7 +139,7 @@ fn a_step_under_a_guard_of_the_same_thread_is_refused() {
 /// The rest is armed beside the guard, also where nothing was ever armed.
 #[test]
 fn steps_leave_out_the_pages_of_a_guard() {
-    let ended = in_child("steps_leave_out_the_pages_of_a_guard", |engine| {
+    let ended = in_child(|engine| {
         let page = page_size();
         for armed_before in [false, true] {
             for guarded in [0..1, 700..705, PAGES - 1..PAGES] {
@@ -183,35 +181,31 @@ fn steps_leave_out_the_pages_of_a_guard() {
 /// One guard after the other, on one page, while snapshots are taken.
 #[test]
 fn a_stream_of_guards_leaves_little_for_the_commit() {
-    let ended = in_child(
-        "a_stream_of_guards_leaves_little_for_the_commit",
-        |engine| {
-            let mut arena = filled(engine, 1);
-            let snapshotter = arena.snapshotter();
-            let taker = std::thread::spawn(move || {
-                let mut pending = snapshotter.prepare().unwrap();
-                while !pending.is_ready() && !pending.is_stalled() {
-                    pending.step(Duration::MAX).unwrap();
-                }
-                let left = pending.left();
-                (left, pending.commit().unwrap())
-            });
-            while !taker.is_finished() {
-                arena.writable(5..6).unwrap()[0] ^= 1;
+    let ended = in_child(|engine| {
+        let mut arena = filled(engine, 1);
+        let snapshotter = arena.snapshotter();
+        let taker = std::thread::spawn(move || {
+            let mut pending = snapshotter.prepare().unwrap();
+            while !pending.is_ready() && !pending.is_stalled() {
+                pending.step(Duration::MAX).unwrap();
             }
-            let (left, snapshot) = taker.join().unwrap();
-            assert!(left.pages <= 512, "{left:?}");
-            drop(snapshot);
-            arena.check_invariants().unwrap();
-        },
-    );
+            let left = pending.left();
+            (left, pending.commit().unwrap())
+        });
+        while !taker.is_finished() {
+            arena.writable(5..6).unwrap()[0] ^= 1;
+        }
+        let (left, snapshot) = taker.join().unwrap();
+        assert!(left.pages <= 512, "{left:?}");
+        drop(snapshot);
+        arena.check_invariants().unwrap();
+    });
     ended.expect_finished();
 }
 
 #[test]
 fn a_step_waits_for_a_guard_over_everything_as_long_as_it_may() {
-    let test = "a_step_waits_for_a_guard_over_everything_as_long_as_it_may";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         let mut arena = filled(engine, 1);
         let snapshotter = arena.snapshotter();
         let part = arena.writable(..).unwrap();
@@ -233,7 +227,7 @@ fn a_step_waits_for_a_guard_over_everything_as_long_as_it_may() {
     ended.expect_finished();
 }
 
-/// Stores `count` times to one page of each so many that `next` chooses.
+/// Stores `count` times, each time to a page that `next` chooses.
 fn scatter(arena: &mut Arena, next: &mut u64, count: usize) {
     let page = arena.page_size();
     for _ in 0..count {

@@ -1,15 +1,18 @@
-//! Each system call that the library makes is refused once, the first of its kind, the second, and so on, while an
-//! arena and its snapshots are compared with a model. A refusal may cost a snapshot that was being taken, which says
-//! so; it ends no process and changes no byte.
+//! Each system call that the library makes is refused once, the first of its kind, the second, and
+//! so on, while an arena and its snapshots are compared with a model. A refusal may cost the
+//! snapshot that was being taken, which says so. It ends no process and changes no byte.
+//!
+//! An executable of its own, since the functions in [`calls`] replace those of the C library in all
+//! of it.
 
 #![allow(
     unsafe_code,
     reason = "stands in for the C library's system call functions"
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
 
-#[path = "refused_calls/calls.rs"]
 mod calls;
 
 use Refusal::{AtOnce, HalfWay};
@@ -25,8 +28,8 @@ const REFUSED: i32 = 0;
 const NOT_REACHED: i32 = 44;
 
 const USERFAULTFD: [Engine; 1] = [Engine::Userfaultfd];
-/// Blocks that the userfaultfd engine protects as a whole while none of their pages was touched: those covered by
-/// one table of page-table entries.
+/// Blocks that the userfaultfd engine protects as a whole while none of their pages was touched.
+/// One table of page-table entries covers one block.
 const BLOCKS: usize = 4;
 /// Failures that are told step by step.
 const TOLD: usize = 3;
@@ -36,7 +39,7 @@ fn block() -> usize {
     (page_size() / size_of::<u64>()).min(2048)
 }
 
-/// 250 places are a block, of which the first is touched before the first snapshot, the others are not.
+/// 250 places are a block. Only the first block is touched before the first snapshot.
 fn script() -> Vec<Step> {
     let write = |at, len, value| Step::Write { at, len, value };
     let touched_and_untouched_blocks = [
@@ -65,7 +68,8 @@ fn script() -> Vec<Step> {
         write(301, 9 * page_size(), 9),
         Step::Page { which: 1, index: 4 },
     ];
-    // More copies than are kept in memory when the last snapshot goes, and more pages than a commit arms by itself.
+    // More copies than stay in memory when the last snapshot goes, and more pages than a commit
+    // arms by itself.
     let most = BLOCKS * block() * page_size() * 5 / 8;
     let two_phases = [
         Step::WriteGuarded {
@@ -182,10 +186,10 @@ fn check(model: &Model, half_armed: bool) {
     }
 }
 
-/// Lives a life for each call of this kind and each way to refuse it, in which that call is refused. What went wrong is said
-/// at the end.
-fn refuse_each(test: &str, engines: &[Engine], call: Call, refusals: &[Refusal]) {
-    let ended = in_child_on(engines, test, |engine| {
+/// Lives one life for each call of this kind and each way to refuse it, and refuses that call in
+/// it. Fails at the end, with a list of what went wrong.
+fn refuse_each(engines: &[Engine], call: Call, refusals: &[Refusal]) {
+    let ended = in_child_on(engines, |engine| {
         let mut failures = Vec::new();
         for &refusal in refusals {
             for nth in 1.. {
@@ -220,7 +224,7 @@ fn refuse_each(test: &str, engines: &[Engine], call: Call, refusals: &[Refusal])
 
 #[test]
 fn calls_of_the_library_come_here() {
-    let ended = in_child_on(&ALL, "calls_of_the_library_come_here", |engine| {
+    let ended = in_child_on(&ALL, |engine| {
         live(on(engine), false);
         let by_any = [
             Call::Mprotect,
@@ -251,97 +255,77 @@ fn calls_of_the_library_come_here() {
 #[test]
 fn mprotect() {
     let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM)];
-    refuse_each("mprotect", &ALL, Call::Mprotect, &refusals);
+    refuse_each(&ALL, Call::Mprotect, &refusals);
 }
 
 #[test]
 fn protecting_pages() {
     let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM), AtOnce(EAGAIN)];
-    refuse_each("protecting_pages", &USERFAULTFD, Call::Protect, &refusals);
+    refuse_each(&USERFAULTFD, Call::Protect, &refusals);
 }
 
 #[test]
 fn unprotecting_pages() {
     let refusals = [AtOnce(ENOMEM), HalfWay(ENOMEM), AtOnce(EAGAIN)];
-    refuse_each(
-        "unprotecting_pages",
-        &USERFAULTFD,
-        Call::Unprotect,
-        &refusals,
-    );
+    refuse_each(&USERFAULTFD, Call::Unprotect, &refusals);
 }
 
 #[test]
 fn userfaultfd() {
     let refusals = [AtOnce(ENOMEM), AtOnce(EPERM)];
-    refuse_each("userfaultfd", &USERFAULTFD, Call::Userfaultfd, &refusals);
+    refuse_each(&USERFAULTFD, Call::Userfaultfd, &refusals);
 }
 
 #[test]
 fn agreeing_on_the_interface() {
     let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
-    refuse_each(
-        "agreeing_on_the_interface",
-        &USERFAULTFD,
-        Call::Api,
-        &refusals,
-    );
+    refuse_each(&USERFAULTFD, Call::Api, &refusals);
 }
 
 #[test]
 fn registering_memory() {
     let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
-    refuse_each(
-        "registering_memory",
-        &USERFAULTFD,
-        Call::Register,
-        &refusals,
-    );
+    refuse_each(&USERFAULTFD, Call::Register, &refusals);
 }
 
 #[test]
 fn asking_for_the_descriptor() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each(
-        "asking_for_the_descriptor",
-        &USERFAULTFD,
-        Call::Fstat,
-        &refusals,
-    );
+    refuse_each(&USERFAULTFD, Call::Fstat, &refusals);
 }
 
 #[test]
 fn madvise() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("madvise", &ALL, Call::Madvise, &refusals);
+    refuse_each(&ALL, Call::Madvise, &refusals);
 }
 
 #[test]
 fn mincore() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("mincore", &ALL, Call::Mincore, &refusals);
+    refuse_each(&ALL, Call::Mincore, &refusals);
 }
 
 #[test]
 fn scanning_the_page_map() {
     let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL)];
-    refuse_each("scanning_the_page_map", &ALL, Call::Scan, &refusals);
+    refuse_each(&ALL, Call::Scan, &refusals);
 }
 
 #[test]
 fn mmap() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("mmap", &ALL, Call::Mmap, &refusals);
+    refuse_each(&ALL, Call::Mmap, &refusals);
 }
 
 #[test]
 fn munmap() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("munmap", &ALL, Call::Munmap, &refusals);
+    refuse_each(&ALL, Call::Munmap, &refusals);
 }
 
 #[test]
 fn open() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each("open", &ALL, Call::Open, &refusals);
+    refuse_each(&ALL, Call::Open, &refusals);
 }

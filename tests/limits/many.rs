@@ -1,11 +1,9 @@
-//! Thousands of small arenas in one process: what each of them takes of what a process has little of.
+//! Thousands of small arenas in one process: what each takes of what a process has little of.
 
 #![allow(unsafe_code, reason = "the limit of descriptors is a system call")]
 
-mod common;
-
-use common::mappings::{self, forbid_huge_pages, resident};
-use common::{expect_bytes, in_child, in_child_on, on, page_size};
+use crate::common::mappings::{self, forbid_huge_pages, resident};
+use crate::common::{expect_bytes, in_child, in_child_on, on, page_size};
 use pagecow::{Arena, Engine, Error, Snapshot};
 
 const LEN: usize = 64 << 10;
@@ -42,7 +40,7 @@ fn allow_descriptors(most: libc::rlim_t) {
 
 #[test]
 fn each_takes_few_mappings_and_little_memory() {
-    let ended = in_child("each_takes_few_mappings_and_little_memory", |engine| {
+    let ended = in_child(|engine| {
         forbid_huge_pages();
         let count = count();
         let mut arenas = make(engine, 1);
@@ -63,7 +61,7 @@ fn each_takes_few_mappings_and_little_memory() {
 
 #[test]
 fn all_together_need_one_descriptor() {
-    let ended = in_child("all_together_need_one_descriptor", |engine| {
+    let ended = in_child(|engine| {
         const ARENAS: usize = 200;
         allow_descriptors(64);
         let before = descriptors();
@@ -77,8 +75,7 @@ fn all_together_need_one_descriptor() {
 /// Also when the engine was found to work before.
 #[test]
 fn without_one_there_is_an_error() {
-    let test = "without_one_there_is_an_error";
-    let ended = in_child_on(&[Engine::Userfaultfd], test, |engine| {
+    let ended = in_child_on(&[Engine::Userfaultfd], |engine| {
         engine.check().unwrap();
         allow_descriptors(0);
         let result = on(engine).build(LEN);
@@ -91,7 +88,7 @@ fn without_one_there_is_an_error() {
 /// The handler finds each of them, whichever others have come and gone.
 #[test]
 fn each_is_found_by_its_faults() {
-    let ended = in_child("each_is_found_by_its_faults", |engine| {
+    let ended = in_child(|engine| {
         let count = count() / 4;
         let mut arenas = make(engine, count);
         // Holes of all kinds: single arenas, and hundreds in a row.

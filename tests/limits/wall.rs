@@ -1,12 +1,8 @@
 //! The mapping wall (`vm.max_map_count`): writes go on, and snapshots stay exact.
 
-mod common;
-
-use common::mappings::{self, Mapping};
-use common::signals;
-use common::{
-    Ended, expect_bytes, for_each_engine, in_child_on, page_by_page, page_size, patterned,
-};
+use crate::common::mappings::{self, Mapping};
+use crate::common::signals;
+use crate::common::{Ended, expect_bytes, in_child_on, page_by_page, page_size, patterned};
 use pagecow::{Arena, ArenaBuilder, Engine, Snapshot, Stats};
 
 const LEN: usize = 64 << 20;
@@ -16,8 +12,8 @@ const SHORT: usize = 8 << 20;
 const LEFT: usize = 500;
 
 /// Only mprotect splits mappings. Whatever is saved ahead here is saved because of the wall.
-fn on_mprotect(test: &str, scenario: impl FnOnce(ArenaBuilder)) -> Ended {
-    in_child_on(&[Engine::Mprotect], test, |engine| {
+fn on_mprotect(scenario: impl FnOnce(ArenaBuilder)) -> Ended {
+    in_child_on(&[Engine::Mprotect], |engine| {
         scenario(page_by_page(engine));
     })
 }
@@ -46,7 +42,7 @@ fn expect_no_more_than_a_copy_each(arena: &Arena, snapshot: &Snapshot) {
 
 #[test]
 fn with_few_mappings_left() {
-    let ended = on_mprotect("with_few_mappings_left", |builder| {
+    let ended = on_mprotect(|builder| {
         let (mut arena, before) = patterned(builder, LEN / page_size());
         let filler = mappings::leave(LEFT);
         let snapshot = arena.snapshot().unwrap();
@@ -73,8 +69,7 @@ fn with_few_mappings_left() {
 /// Mappings of memory that was armed before it was ever written do not merge by themselves.
 #[test]
 fn with_few_mappings_left_and_armed_before_anything_was_written() {
-    let test = "with_few_mappings_left_and_armed_before_anything_was_written";
-    let ended = on_mprotect(test, |builder| {
+    let ended = on_mprotect(|builder| {
         let mut arena = builder.build(SHORT).unwrap();
         let first = arena.snapshot().unwrap();
         let filler = mappings::leave(LEFT);
@@ -108,7 +103,7 @@ fn with_few_mappings_left_and_armed_before_anything_was_written() {
 /// Arming a slice needs a mapping more, and arming everything needs none.
 #[test]
 fn a_snapshot_with_no_mapping_left() {
-    let ended = on_mprotect("a_snapshot_with_no_mapping_left", |builder| {
+    let ended = on_mprotect(|builder| {
         let (mut arena, before) = patterned(builder, LEN / page_size());
         let mut pending = arena.prepare().unwrap();
         let filler = mappings::leave_none();
@@ -128,7 +123,7 @@ fn a_snapshot_with_no_mapping_left() {
 /// No page is open, so there is no neighbour to join: all that is left goes at once.
 #[test]
 fn with_no_mapping_left_and_no_open_page() {
-    let ended = on_mprotect("with_no_mapping_left_and_no_open_page", |builder| {
+    let ended = on_mprotect(|builder| {
         const PAGES: usize = 256;
         let (mut arena, before) = patterned(builder, PAGES);
         let snapshot = arena.snapshot().unwrap();
@@ -145,7 +140,7 @@ fn with_no_mapping_left_and_no_open_page() {
 
         result.unwrap();
         assert!(bytes == before);
-        // The kernel refused a call inside the handler, which is none of the program's business.
+        // The kernel refused a call inside the handler. The program does not notice.
         assert_eq!(errno, 77);
         assert_eq!((at_the_wall.faults, at_the_wall.wall_exits), (1, 1));
         assert_eq!(at_the_wall.pages_saved, PAGES as u64);
@@ -169,7 +164,7 @@ fn with_no_mapping_left_and_no_open_page() {
 /// A snapshot that the kernel refuses leaves everything as it was.
 #[test]
 fn a_first_snapshot_with_no_mapping_left() {
-    let ended = on_mprotect("a_first_snapshot_with_no_mapping_left", |builder| {
+    let ended = on_mprotect(|builder| {
         let (mut arena, before) = patterned(builder, 256);
         let filler = mappings::leave_none();
         // What only maps, and splits nothing, is granted a little longer.
@@ -217,11 +212,10 @@ fn expect_two_writings(arena: &Arena, first: &Snapshot, second: &Snapshot) {
     }
 }
 
-/// Nobody else uses mappings.
+/// Nothing else uses mappings.
 #[test]
 fn an_arena_that_would_use_all_mappings_by_itself() {
-    let test = "an_arena_that_would_use_all_mappings_by_itself";
-    let ended = on_mprotect(test, |builder| {
+    let ended = on_mprotect(|builder| {
         let mut arena = arena_beyond_all_mappings(builder);
         let first = arena.snapshot().unwrap();
         write_every_second_page(&mut arena, 1);
@@ -243,8 +237,7 @@ fn an_arena_that_would_use_all_mappings_by_itself() {
 
 #[test]
 fn userfaultfd_needs_no_mappings_for_isolated_pages() {
-    let test = "userfaultfd_needs_no_mappings_for_isolated_pages";
-    let ended = in_child_on(&[Engine::Userfaultfd], test, |engine| {
+    let ended = in_child_on(&[Engine::Userfaultfd], |engine| {
         let mut arena = arena_beyond_all_mappings(page_by_page(engine));
         let count = mappings::count();
         let isolated = arena.page_count() as u64 / 2;
@@ -269,32 +262,27 @@ fn userfaultfd_needs_no_mappings_for_isolated_pages() {
 /// Memory that was written before, and few mappings left.
 #[test]
 fn userfaultfd_with_few_mappings_left() {
-    let ended = in_child_on(
-        &[Engine::Userfaultfd],
-        "userfaultfd_with_few_mappings_left",
-        |engine| {
-            let (mut arena, before) = patterned(page_by_page(engine), LEN / page_size());
-            let filler = mappings::leave(50);
-            let snapshot = arena.snapshot().unwrap();
-            write_every_second_page(&mut arena, 0xff);
-            drop(filler);
-            let stats = arena.stats();
-            let isolated = arena.page_count() as u64 / 2;
-            assert_eq!((stats.faults, stats.pages_saved), (isolated, isolated));
-            assert_eq!((stats.wall_exits, stats.pages_saved_ahead), (0, 0));
-            expect_bytes(&snapshot, &before);
-            arena.check_invariants().unwrap();
-        },
-    );
+    let ended = in_child_on(&[Engine::Userfaultfd], |engine| {
+        let (mut arena, before) = patterned(page_by_page(engine), LEN / page_size());
+        let filler = mappings::leave(50);
+        let snapshot = arena.snapshot().unwrap();
+        write_every_second_page(&mut arena, 0xff);
+        drop(filler);
+        let stats = arena.stats();
+        let isolated = arena.page_count() as u64 / 2;
+        assert_eq!((stats.faults, stats.pages_saved), (isolated, isolated));
+        assert_eq!((stats.wall_exits, stats.pages_saved_ahead), (0, 0));
+        expect_bytes(&snapshot, &before);
+        arena.check_invariants().unwrap();
+    });
     ended.expect_finished();
 }
 
-/// Blocks that were never touched are protected by their mapping, which has to be split by the first store.
+/// The mapping protects blocks that were never touched. The first store has to split it.
 #[test]
 fn userfaultfd_with_no_mapping_left_for_an_untouched_block() {
     const LEN: usize = 32 << 20;
-    let test = "userfaultfd_with_no_mapping_left_for_an_untouched_block";
-    let ended = in_child_on(&[Engine::Userfaultfd], test, |engine| {
+    let ended = in_child_on(&[Engine::Userfaultfd], |engine| {
         for touched in [0, 1, 2] {
             let mut arena = page_by_page(engine).build(LEN).unwrap();
             // Reading the arena would touch it.
@@ -334,13 +322,10 @@ fn mappings_of(arena: &Arena) -> u64 {
     regions.count() as u64
 }
 
-/// userfaultfd protects blocks that were never touched by their mappings, and those count too.
+/// With userfaultfd, mappings protect the blocks that were never touched, and these mappings count.
 #[test]
 fn mappings_of_untouched_blocks() {
-    for_each_engine(|engine| {
-        if engine == Engine::Mprotect {
-            return;
-        }
+    let ended = in_child_on(&[Engine::Userfaultfd], |engine| {
         const BLOCKS: usize = 64;
         let block = page_size() * page_size() / 8;
         let mut arena = page_by_page(engine).build(BLOCKS * block).unwrap();
@@ -358,4 +343,5 @@ fn mappings_of_untouched_blocks() {
         assert_eq!(arena.stats().vma_peak, BLOCKS as u64 + guards);
         drop(snapshot);
     });
+    ended.expect_finished();
 }

@@ -1,10 +1,8 @@
-//! Random operations on an arena and its snapshots against plain vectors cloned at each snapshot, with
-//! everything that must hold checked after each step.
+//! Random operations on an arena and its snapshots against plain vectors that are cloned at each
+//! snapshot. After each step everything that must hold is checked.
 
-mod common;
-
-use common::model::{Model, Step, config, engine, steps, window};
-use common::{on, page_size};
+use crate::common::model::{Model, Step, config, engine, steps, window};
+use crate::common::{on, page_size};
 use pagecow::{Engine, Window};
 use proptest::prelude::*;
 

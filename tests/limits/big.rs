@@ -1,11 +1,9 @@
 //! Arenas far beyond what is resident.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::mappings::{page_tables, resident, without_huge_pages};
-use common::{in_child, on, page_by_page, page_size};
+use crate::common::mappings::{page_tables, resident, without_huge_pages};
+use crate::common::{in_child, on, page_by_page, page_size};
 use pagecow::Engine;
 
 /// Resident memory and memory of page tables, and by how much they have grown.
@@ -31,7 +29,8 @@ impl Grown {
     }
 }
 
-/// Five snapshots, with three pages written after each. Page tables may grow by so many bytes.
+/// Five snapshots, with three pages written after each. Page tables may grow by `most_tables`
+/// bytes.
 fn three_pages_touched(engine: Engine, len: usize, most_tables: usize) {
     const MOST: usize = 8 << 20;
     let grown = Grown::since_now();
@@ -78,7 +77,7 @@ fn three_pages_touched(engine: Engine, len: usize, most_tables: usize) {
 
 #[test]
 fn sixty_four_gigabytes_with_three_pages_touched() {
-    let ended = in_child("sixty_four_gigabytes_with_three_pages_touched", |engine| {
+    let ended = in_child(|engine| {
         three_pages_touched(engine, 64 << 30, 2 << 20);
     });
     ended.expect_finished();
@@ -89,21 +88,18 @@ fn sixty_four_gigabytes_with_three_pages_touched() {
 /// tables for each of the three.
 #[test]
 fn as_many_pages_as_possible_with_three_of_them_touched() {
-    let ended = in_child(
-        "as_many_pages_as_possible_with_three_of_them_touched",
-        |engine| {
-            let most = (u32::MAX as usize - 1) * page_size();
-            three_pages_touched(engine, most.min((16 << 40) - 2 * 4096), 20 << 20);
-        },
-    );
+    let ended = in_child(|engine| {
+        let most = (u32::MAX as usize - 1) * page_size();
+        three_pages_touched(engine, most.min((16 << 40) - 2 * 4096), 20 << 20);
+    });
     ended.expect_finished();
 }
 
-/// However small the slices are that a snapshot is armed in, untouched blocks are not armed in
-/// part, which would take page tables: each preparation begins with a small slice.
+/// Untouched blocks are armed as a whole, however small the slices are: arming a part would take
+/// page tables. Each preparation begins with a small slice.
 #[test]
 fn sixty_four_gigabytes_in_small_slices() {
-    let ended = in_child("sixty_four_gigabytes_in_small_slices", |engine| {
+    let ended = in_child(|engine| {
         const LEN: usize = 64 << 30;
         let grown = Grown::since_now();
         let mut arena = page_by_page(engine).build(LEN).unwrap();
@@ -122,14 +118,14 @@ fn sixty_four_gigabytes_in_small_slices() {
     ended.expect_finished();
 }
 
-/// Where the system makes huge pages unasked, a first touch in the handler would have 2 MiB zeroed, and what is
-/// written here and there would take that much each time.
+/// Where the system makes huge pages unasked, a first touch in the handler would have 2 MiB zeroed,
+/// and each scattered write would take as much memory.
 #[test]
 fn neither_copies_nor_tables_become_huge_pages() {
     if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
         return;
     }
-    let ended = in_child("neither_copies_nor_tables_become_huge_pages", |engine| {
+    let ended = in_child(|engine| {
         const PAGES: usize = 1 << 16;
         let before = without_huge_pages();
         let arena = on(engine).build(PAGES * page_size()).unwrap();
@@ -139,7 +135,7 @@ fn neither_copies_nor_tables_become_huge_pages() {
         let store = without_huge_pages() - before - tables;
         let wanted = PAGES * (page_size() + 32);
         assert!(store >= wanted, "only {store} bytes of the store");
-        // What the arena itself is made of is as the system and its user want.
+        // The arena's own memory is as the system and its user want.
         assert!(store + tables < 3 * wanted);
     });
     ended.expect_finished();

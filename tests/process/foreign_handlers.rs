@@ -1,8 +1,7 @@
-//! A SIGSEGV or SIGBUS handler that was there before pagecow's gets what is not pagecow's, as if it were alone.
+//! A SIGSEGV or SIGBUS handler that was there before pagecow's gets the signals that are not
+//! pagecow's, as if it were alone.
 
 #![allow(unsafe_code, reason = "signal handlers, and the faults for them")]
-
-mod common;
 
 use std::fs::File;
 use std::hint::black_box;
@@ -11,9 +10,9 @@ use std::sync::atomic::{
     AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 
-use common::mappings::{Mapping, is_writable};
-use common::signals::{self, Handler};
-use common::{expect_bytes, in_child, on, page_size, patterned};
+use crate::common::mappings::{Mapping, is_writable};
+use crate::common::signals::{self, Handler};
+use crate::common::{expect_bytes, in_child, on, page_size, patterned};
 use pagecow::Engine;
 
 /// What a handler saw of one signal.
@@ -27,7 +26,7 @@ static CALLS: AtomicU32 = AtomicU32::new(0);
 
 /// The page that the handlers make writable.
 static PAGE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-/// The file that it is of, which is as long as it is writable; -1 for a page without one.
+/// The page's file, which has a page while that is writable and none otherwise; -1 without a file.
 static FILE: AtomicI32 = AtomicI32::new(-1);
 
 /// A store to the page raises `signal` until a handler makes it writable.
@@ -140,8 +139,8 @@ fn observe(signal: i32) -> [Seen; 2] {
 
 const SIGNALS: [i32; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
-fn handler_sees_the_same(test: &str, handler: libc::sighandler_t, flags: i32, masked: &[i32]) {
-    let ended = in_child(test, |engine| {
+fn handler_sees_the_same(handler: libc::sighandler_t, flags: i32, masked: &[i32]) {
+    let ended = in_child(|engine| {
         // Signals sent to the process go to this thread: in the others they are masked.
         signals::mask(libc::SIG_BLOCK, &[libc::SIGHUP, libc::SIGRTMIN()]);
         let alone = SIGNALS.map(|signal| {
@@ -180,24 +179,22 @@ fn handler_sees_the_same(test: &str, handler: libc::sighandler_t, flags: i32, ma
 fn a_full_handler() {
     let flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     let masked = [libc::SIGUSR2, libc::SIGRTMIN() + 3];
-    handler_sees_the_same("a_full_handler", FULL as usize, flags, &masked);
+    handler_sees_the_same(FULL as usize, flags, &masked);
 }
 
 #[test]
 fn a_full_handler_that_may_interrupt_itself() {
     let flags = libc::SA_SIGINFO | libc::SA_NODEFER;
-    let test = "a_full_handler_that_may_interrupt_itself";
-    handler_sees_the_same(test, FULL as usize, flags, &[]);
+    handler_sees_the_same(FULL as usize, flags, &[]);
 }
 
 #[test]
 fn a_handler_that_gets_the_number_only() {
-    let test = "a_handler_that_gets_the_number_only";
-    handler_sees_the_same(test, SHORT as usize, 0, &[libc::SIGTERM]);
+    handler_sees_the_same(SHORT as usize, 0, &[libc::SIGTERM]);
 }
 
-fn handler_is_for_one_fault_only(test: &str, signal: i32) {
-    let ended = in_child(test, |engine| {
+fn handler_is_for_one_fault_only(signal: i32) {
+    let ended = in_child(|engine| {
         let _trap = trap(signal);
         let flags = libc::SA_SIGINFO | libc::SA_RESETHAND;
         signals::install(signal, &signals::action(FULL as usize, flags, &[]));
@@ -216,16 +213,16 @@ fn handler_is_for_one_fault_only(test: &str, signal: i32) {
 
 #[test]
 fn a_handler_for_one_fault_only() {
-    handler_is_for_one_fault_only("a_handler_for_one_fault_only", libc::SIGSEGV);
+    handler_is_for_one_fault_only(libc::SIGSEGV);
 }
 
 #[test]
 fn a_handler_for_one_bus_error_only() {
-    handler_is_for_one_fault_only("a_handler_for_one_bus_error_only", libc::SIGBUS);
+    handler_is_for_one_fault_only(libc::SIGBUS);
 }
 
-fn ignored_signal_stays_ignored(test: &str, signal: i32) {
-    let ended = in_child(test, |engine| {
+fn ignored_signal_stays_ignored(signal: i32) {
+    let ended = in_child(|engine| {
         let _trap = trap(signal);
         signals::install(signal, &signals::action(libc::SIG_IGN, 0, &[]));
         use_an_arena(engine);
@@ -243,18 +240,12 @@ fn ignored_signal_stays_ignored(test: &str, signal: i32) {
 
 #[test]
 fn an_ignored_signal_stays_ignored_and_a_fault_kills() {
-    ignored_signal_stays_ignored(
-        "an_ignored_signal_stays_ignored_and_a_fault_kills",
-        libc::SIGSEGV,
-    );
+    ignored_signal_stays_ignored(libc::SIGSEGV);
 }
 
 #[test]
 fn an_ignored_bus_error_stays_ignored_and_a_fault_kills() {
-    ignored_signal_stays_ignored(
-        "an_ignored_bus_error_stays_ignored_and_a_fault_kills",
-        libc::SIGBUS,
-    );
+    ignored_signal_stays_ignored(libc::SIGBUS);
 }
 
 /// Handlers that leave by a jump, as those of interpreters and collectors do.
@@ -279,7 +270,7 @@ mod jumps {
 
     #[test]
     fn a_handler_that_jumps_away() {
-        let ended = in_child("jumps::a_handler_that_jumps_away", |engine| {
+        let ended = in_child(|engine| {
             let handler = jump as *const () as usize;
             for signal in SIGNALS {
                 signals::install(signal, &signals::action(handler, 0, &[]));

@@ -1,11 +1,9 @@
 //! How many neighbours a fault saves along with its page, and what that costs.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::mappings::{forbid_huge_pages, resident};
-use common::{expect_bytes, for_each_engine, in_child, on, page_size, patterned};
+use crate::common::mappings::{forbid_huge_pages, resident};
+use crate::common::{expect_bytes, for_each_engine, in_child, on, page_size, patterned};
 use pagecow::{Arena, Snapshot, Stats, Window};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -113,8 +111,8 @@ fn with_a_ratio_of_one_nothing_is_saved_ahead() {
 
 type Order = fn(u64) -> Vec<usize>;
 
-/// The budget of copies holds, whatever is written. What was written is estimated from samples, hence the
-/// 5 %; so far no order was found that needs them.
+/// The budget of copies holds, whatever is written. The library estimates from samples what was
+/// written, hence the 5 %. No order needs them so far.
 #[test]
 fn copies_stay_within_the_ratio() {
     let orders: [(&str, Order); 8] = [
@@ -175,8 +173,8 @@ fn what_was_written_densely_before_takes_few_faults_again() {
     });
 }
 
-/// As the documentation of `max_ratio` says: the figure of the time before counts as far as it is at most 32
-/// times what is written now.
+/// As the documentation of `max_ratio` says: the figure of the time before counts up to 32 times
+/// what is written now.
 #[test]
 fn the_past_is_believed_within_bounds() {
     const FEW: usize = PAGES / 512;
@@ -328,7 +326,7 @@ fn huge_pages_change_no_counts() {
 /// Arenas with windows that few should ask for work.
 #[test]
 fn extreme_windows() {
-    let ended = in_child("extreme_windows", |engine| {
+    let ended = in_child(|engine| {
         for max_pages in [1, usize::MAX] {
             for max_ratio in [1.0, f64::MAX, f64::INFINITY] {
                 let window = Window::Adaptive {
@@ -354,8 +352,7 @@ fn extreme_windows() {
 
 #[test]
 fn an_arena_that_never_had_a_snapshot_costs_nothing_but_its_pages() {
-    let test = "an_arena_that_never_had_a_snapshot_costs_nothing_but_its_pages";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         forbid_huge_pages();
         // What the first arena of a process sets up.
         on(engine).build(1).unwrap().snapshot().unwrap();
@@ -370,8 +367,7 @@ fn an_arena_that_never_had_a_snapshot_costs_nothing_but_its_pages() {
 
 #[test]
 fn bookkeeping_is_half_a_percent_of_the_arena_at_most() {
-    let test = "bookkeeping_is_half_a_percent_of_the_arena_at_most";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         const LEN: usize = 256 << 20;
         forbid_huge_pages();
         let pages = LEN / page_size();

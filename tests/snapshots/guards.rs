@@ -1,17 +1,15 @@
 //! Guards that were leaked end with what they kept, and no thread is the worse for it.
 
-mod common;
-
 use std::mem::forget;
 
-use common::{expect_bytes, in_child, on, page_size, patterned};
+use crate::common::{expect_bytes, in_child, on, page_size, patterned};
 use pagecow::Error;
 
 const PAGES: usize = 8;
 
 #[test]
 fn a_leaked_guard_ends_with_its_arena() {
-    let ended = in_child("a_leaked_guard_ends_with_its_arena", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, _) = patterned(on(engine), PAGES);
         let (other, bytes) = patterned(on(engine), PAGES);
         forget(arena.writable(..));
@@ -25,7 +23,7 @@ fn a_leaked_guard_ends_with_its_arena() {
 
 #[test]
 fn a_leaked_guard_that_another_thread_ends() {
-    let ended = in_child("a_leaked_guard_that_another_thread_ends", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, bytes) = patterned(on(engine), PAGES);
         let (other, _) = patterned(on(engine), PAGES);
         forget(arena.writable(page_size()..));
@@ -42,7 +40,7 @@ fn a_leaked_guard_that_another_thread_ends() {
 /// Leaked again and again: each ends when the next begins.
 #[test]
 fn many_leaked_guards_are_one() {
-    let ended = in_child("many_leaked_guards_are_one", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, bytes) = patterned(on(engine), PAGES);
         for _ in 0..3 {
             forget(arena.writable(..1));
@@ -58,8 +56,7 @@ fn many_leaked_guards_are_one() {
 /// A guard that is leaked keeps a thread waiting; the arena's end lets it go.
 #[test]
 fn a_thread_that_waits_for_a_leaked_guard_goes_on_when_the_arena_goes() {
-    let test = "a_thread_that_waits_for_a_leaked_guard_goes_on_when_the_arena_goes";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, _) = patterned(on(engine), PAGES);
         let snapshotter = arena.snapshotter();
         forget(arena.writable(..));

@@ -1,16 +1,15 @@
-//! fork(2) in a process with armed arenas: parent and child each have memory and snapshots of their own.
+//! fork(2) in a process with armed arenas: parent and child each have memory and snapshots of their
+//! own.
 
 #![allow(unsafe_code, reason = "writers that outlive the borrow of their arena")]
-
-mod common;
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use common::{
-    Forked, Trail, end_of_fork, expect_bytes, expect_child_ended_well, fork, in_child, on,
-    page_size, pattern, patterned,
+use crate::common::{
+    Forked, Trail, bytes_of, end_of_fork, expect_bytes, expect_child_ended_well, fork, in_child,
+    on, page_size, pattern, patterned,
 };
 use pagecow::{Arena, Engine, Error, Snapshot, Snapshotter};
 
@@ -25,7 +24,7 @@ fn words(arena: &Arena) -> &'static [AtomicU64] {
     unsafe { std::slice::from_raw_parts(arena.as_ptr().cast(), arena.len() / 8) }
 }
 
-/// All of what the memory holds now, while nobody writes.
+/// All of what the memory holds now, while no thread writes.
 fn contents(words: &[AtomicU64]) -> Vec<u8> {
     words
         .iter()
@@ -76,13 +75,13 @@ fn live(engine: Engine, mut arena: Arena, inherited: Snapshot, before: &[u8]) {
     drop(arena);
 }
 
-/// Takes and drops snapshots, each of which must hold the writer's first so many stores.
+/// Takes and drops snapshots, each of which must hold the writer's stores up to some number.
 fn keep_taking_snapshots(snapshotter: &Snapshotter, stop: &AtomicBool) -> usize {
     let mut taken = 0;
     let mut kept = Vec::new();
     while !stop.load(Relaxed) {
         let snapshot = snapshotter.snapshot().unwrap();
-        Trail::steps_in(&common::bytes_of(&snapshot), WRITTEN);
+        Trail::steps_in(&bytes_of(&snapshot), WRITTEN);
         kept.push(snapshot);
         taken += 1;
         if kept.len() == 3 {
@@ -94,7 +93,7 @@ fn keep_taking_snapshots(snapshotter: &Snapshotter, stop: &AtomicBool) -> usize 
 
 #[test]
 fn with_a_writer_and_a_snapshotting_thread() {
-    let ended = in_child("with_a_writer_and_a_snapshotting_thread", |engine| {
+    let ended = in_child(|engine| {
         let before = without_trail(pattern(PAGES));
         let mut arena = on(engine).build(before.len()).unwrap();
         arena.copy_from_slice(&before);
@@ -145,7 +144,7 @@ fn without_trail(mut bytes: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn with_a_guard_of_the_forking_thread() {
-    let ended = in_child("with_a_guard_of_the_forking_thread", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = patterned(on(engine), 8);
         let snapshot = arena.snapshot().unwrap();
         let snapshotter = arena.snapshotter();
@@ -180,7 +179,7 @@ fn with_a_guard_of_the_forking_thread() {
 
 #[test]
 fn with_a_guard_of_another_thread() {
-    let ended = in_child("with_a_guard_of_another_thread", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = patterned(on(engine), 8);
         let snapshot = arena.snapshot().unwrap();
         let snapshotter = arena.snapshotter();
@@ -231,7 +230,7 @@ fn with_a_guard_of_another_thread() {
 /// Arenas and snapshots that come and go in other threads at the fork.
 #[test]
 fn with_arenas_that_come_and_go() {
-    let ended = in_child("with_arenas_that_come_and_go", |engine| {
+    let ended = in_child(|engine| {
         static STOP: AtomicBool = AtomicBool::new(false);
         let threads: Vec<_> = (0..2)
             .map(|_| {
@@ -266,10 +265,10 @@ fn with_arenas_that_come_and_go() {
     ended.expect_finished();
 }
 
-/// What the parent has left behind for arenas that come must not be used by the child's.
+/// What the parent keeps for later arenas is not used by the child's.
 #[test]
 fn arenas_made_after_the_fork() {
-    let ended = in_child("arenas_made_after_the_fork", |engine| {
+    let ended = in_child(|engine| {
         let live = || {
             let (mut arena, before) = patterned(on(engine), PAGES);
             let snapshot = arena.snapshot().unwrap();

@@ -1,10 +1,8 @@
 //! Arena and snapshot, one thread.
 
-mod common;
-
 use std::io::{BufRead, Read, Seek, SeekFrom};
 
-use common::{engines, for_each_engine, on, page_by_page, page_size};
+use crate::common::{engines, for_each_engine, on, page_by_page, page_size};
 use pagecow::{Arena, ArenaBuilder, Engine, Error, Snapshot};
 
 fn frozen(snapshot: &Snapshot, offset: usize, len: usize) -> Vec<u8> {

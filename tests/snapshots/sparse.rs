@@ -2,19 +2,17 @@
 
 #![allow(unsafe_code, reason = "ends the first thread of a process alone")]
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom};
 
-use common::mappings::{forbid_huge_pages, page_tables, resident};
-use common::{
+use crate::common::mappings::{forbid_huge_pages, page_tables, resident};
+use crate::common::{
     Forked, end_of_fork, expect_child_ended_well, for_each_engine, fork, in_child, on,
     page_by_page, page_size,
 };
 use pagecow::{Arena, Error, Page, Snapshot};
 
-/// All frozen bytes, read in pieces of so many bytes.
+/// All frozen bytes, read in pieces of `piece` bytes.
 fn stream(snapshot: &Snapshot, piece: usize) -> Vec<u8> {
     let mut bytes = vec![0xee; snapshot.len()];
     let mut reader = snapshot.reader();
@@ -98,84 +96,78 @@ fn every_way_to_read_gives_the_same_bytes() {
 /// Nothing but what was written and what lies near it is named.
 #[test]
 fn what_lies_far_from_all_that_was_written_is_left_out() {
-    let ended = in_child(
-        "what_lies_far_from_all_that_was_written_is_left_out",
-        |engine| {
-            forbid_huge_pages();
-            let page = page_size();
-            // What userfaultfd splits.
-            let block = page / 8;
-            let mut arena = page_by_page(engine).build(64 * block * page).unwrap();
-            let written = [10 * block + 7, 20 * block, 20 * block + 1, 64 * block - 1];
-            arena[written[0] * page] = 1;
-            let snapshot = arena.snapshot().unwrap();
-            for at in written {
-                arena[at * page] = 2;
-            }
-            let named = touched(&snapshot);
-            for at in written {
-                assert!(named.contains(&at), "page {at}");
-            }
-            let near: BTreeSet<usize> = [0, 10, 20, 63].into();
-            assert!(named.iter().all(|at| near.contains(&(at / block))));
-            let next = *named.range(block..).next().unwrap();
-            assert_eq!(snapshot.next_touched(block).unwrap().start, next);
-            assert_eq!(snapshot.next_touched(arena.page_count()), None);
-            assert_eq!(snapshot.next_touched(usize::MAX), None);
-            let frozen: Vec<usize> = snapshot
-                .touched_pages()
-                .map(Result::unwrap)
-                .filter(|page| page.bytes().iter().any(|byte| *byte != 0))
-                .map(|page| page.index())
-                .collect();
-            assert_eq!(frozen, written[..1]);
-        },
-    );
+    let ended = in_child(|engine| {
+        forbid_huge_pages();
+        let page = page_size();
+        // What userfaultfd splits.
+        let block = page / 8;
+        let mut arena = page_by_page(engine).build(64 * block * page).unwrap();
+        let written = [10 * block + 7, 20 * block, 20 * block + 1, 64 * block - 1];
+        arena[written[0] * page] = 1;
+        let snapshot = arena.snapshot().unwrap();
+        for at in written {
+            arena[at * page] = 2;
+        }
+        let named = touched(&snapshot);
+        for at in written {
+            assert!(named.contains(&at), "page {at}");
+        }
+        let near: BTreeSet<usize> = [0, 10, 20, 63].into();
+        assert!(named.iter().all(|at| near.contains(&(at / block))));
+        let next = *named.range(block..).next().unwrap();
+        assert_eq!(snapshot.next_touched(block).unwrap().start, next);
+        assert_eq!(snapshot.next_touched(arena.page_count()), None);
+        assert_eq!(snapshot.next_touched(usize::MAX), None);
+        let frozen: Vec<usize> = snapshot
+            .touched_pages()
+            .map(Result::unwrap)
+            .filter(|page| page.bytes().iter().any(|byte| *byte != 0))
+            .map(|page| page.index())
+            .collect();
+        assert_eq!(frozen, written[..1]);
+    });
     ended.expect_finished();
 }
 
 /// Reading what was never touched makes nothing resident, and takes no page tables.
 #[test]
 fn a_stream_of_sixteen_gigabytes_with_one_megabyte_in_use() {
-    let ended = in_child(
-        "a_stream_of_sixteen_gigabytes_with_one_megabyte_in_use",
-        |engine| {
-            forbid_huge_pages();
-            const LEN: usize = 16 << 30;
-            const USED: std::ops::Range<usize> = LEN / 2 + 5..LEN / 2 + 5 + (1 << 20);
-            let mut arena = on(engine).build(LEN).unwrap();
-            arena[USED].fill(7);
-            let snapshot = arena.snapshot().unwrap();
-            arena[USED].fill(8);
-            let zeros = vec![0; 4 << 20];
-            let mut piece = vec![1; zeros.len()];
-            let (resident_before, tables) = (resident(), page_tables());
-            let mut reader = snapshot.reader();
-            let mut found = 0;
-            for _ in 0..LEN / piece.len() {
-                reader.read_exact(&mut piece).unwrap();
-                if piece != zeros {
-                    assert!(piece.iter().all(|byte| [0, 7].contains(byte)));
-                    found += piece.iter().filter(|byte| **byte == 7).count();
-                }
+    let ended = in_child(|engine| {
+        forbid_huge_pages();
+        const LEN: usize = 16 << 30;
+        const USED: std::ops::Range<usize> = LEN / 2 + 5..LEN / 2 + 5 + (1 << 20);
+        let mut arena = on(engine).build(LEN).unwrap();
+        arena[USED].fill(7);
+        let snapshot = arena.snapshot().unwrap();
+        arena[USED].fill(8);
+        let zeros = vec![0; 4 << 20];
+        let mut piece = vec![1; zeros.len()];
+        let (resident_before, tables) = (resident(), page_tables());
+        let mut reader = snapshot.reader();
+        let mut found = 0;
+        for _ in 0..LEN / piece.len() {
+            reader.read_exact(&mut piece).unwrap();
+            if piece != zeros {
+                assert!(piece.iter().all(|byte| [0, 7].contains(byte)));
+                found += piece.iter().filter(|byte| **byte == 7).count();
             }
-            assert_eq!(found, USED.len());
-            let named = snapshot.touched_pages().count();
-            assert!(named < 2000, "{named} pages");
-            let tables = page_tables().saturating_sub(tables);
-            assert!(tables < 1 << 20, "page tables grown by {tables}");
-            let grown = resident().saturating_sub(resident_before);
-            assert!(grown < 8 << 20, "grown by {grown}");
-        },
-    );
+        }
+        assert_eq!(found, USED.len());
+        let named = snapshot.touched_pages().count();
+        assert!(named < 2000, "{named} pages");
+        let tables = page_tables().saturating_sub(tables);
+        assert!(tables < 1 << 20, "page tables grown by {tables}");
+        let grown = resident().saturating_sub(resident_before);
+        assert!(grown < 8 << 20, "grown by {grown}");
+    });
     ended.expect_finished();
 }
 
-/// What one look told a reader stays true in the child of a fork, and in the parent; each looks at
+/// What a reader has looked up stays true in the child of a fork, and in the parent. Each looks at
 /// its own memory after that.
 #[test]
 fn readers_around_a_fork() {
-    let ended = in_child("readers_around_a_fork", |engine| {
+    let ended = in_child(|engine| {
         let page = page_size();
         const PAGES: usize = 3000;
         let mut arena = on(engine).build(PAGES * page).unwrap();
@@ -214,7 +206,7 @@ fn readers_around_a_fork() {
 /// No descriptor is left for looking at what was touched: then everything counts.
 #[test]
 fn with_no_file_descriptor_left() {
-    let ended = in_child("with_no_file_descriptor_left", |engine| {
+    let ended = in_child(|engine| {
         let page = page_size();
         const PAGES: usize = 5000;
         let mut arena = on(engine).build(PAGES * page).unwrap();
@@ -269,7 +261,7 @@ fn untouched_pages_of_a_failed_snapshot() {
 /// The process's own page map is its first thread's, which has ended.
 #[test]
 fn with_the_first_thread_gone() {
-    let ended = in_child("with_the_first_thread_gone", |engine| {
+    let ended = in_child(|engine| {
         let child = match fork() {
             Forked::Child => {
                 std::thread::spawn(move || {
@@ -280,7 +272,7 @@ fn with_the_first_thread_gone() {
                         assert!(snapshot.touched_pages().count() < 1024);
                     });
                 });
-                // SAFETY: ends this thread alone, whose stack nobody uses.
+                // SAFETY: ends this thread alone, whose stack no other thread uses.
                 unsafe { libc::syscall(libc::SYS_exit, 0) };
                 unreachable!();
             }
@@ -291,10 +283,10 @@ fn with_the_first_thread_gone() {
     ended.expect_finished();
 }
 
-/// Frames are made ready beside a stream, some at a time, and never for a single read.
+/// A stream makes frames ready, some at a time. A single read makes none ready.
 #[test]
 fn a_single_read_readies_no_frames() {
-    let ended = in_child("a_single_read_readies_no_frames", |engine| {
+    let ended = in_child(|engine| {
         forbid_huge_pages();
         const PAGES: usize = 4096;
         let page = page_size();

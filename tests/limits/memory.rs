@@ -1,9 +1,7 @@
 //! What README says of memory, as the system counts it.
 
-mod common;
-
-use common::mappings::{forbid_huge_pages, resident};
-use common::{in_child, page_by_page, page_size};
+use crate::common::mappings::{forbid_huge_pages, resident};
+use crate::common::{expect_bytes, in_child, page_by_page, page_size};
 use pagecow::{Arena, Engine, Snapshot};
 
 const LEN: usize = 64 << 20;
@@ -44,7 +42,7 @@ fn rolling(arena: &mut Arena, mut newest: Snapshot, times: usize) -> Snapshot {
 /// A copy of each page that was written, and nothing ahead for pages that have copies.
 #[test]
 fn a_second_snapshot_after_everything_was_written() {
-    let ended = in_child("a_second_snapshot_after_everything_was_written", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = filled(engine);
         let first = arena.snapshot().unwrap();
         write_everything(&mut arena, 2);
@@ -64,7 +62,7 @@ fn a_second_snapshot_after_everything_was_written() {
 /// Snapshot after snapshot, with one alive at any time.
 #[test]
 fn memory_shrinks_while_snapshots_live() {
-    let ended = in_child("memory_shrinks_while_snapshots_live", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = filled(engine);
         let first = arena.snapshot().unwrap();
         write_everything(&mut arena, 2);
@@ -74,7 +72,7 @@ fn memory_shrinks_while_snapshots_live() {
         // What was given back is good for copies again.
         let frozen = arena.to_vec();
         write_everything(&mut arena, 3);
-        common::expect_bytes(&newest, &frozen[..]);
+        expect_bytes(&newest, &frozen[..]);
         let newest = rolling(&mut arena, newest, 1);
         drop(newest);
         expect_beyond_the_arena(&arena, before + LEN, LEN / 8);
@@ -85,7 +83,7 @@ fn memory_shrinks_while_snapshots_live() {
 
 #[test]
 fn a_snapshot_that_is_given_up_leaves_nothing() {
-    let ended = in_child("a_snapshot_that_is_given_up_leaves_nothing", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = filled(engine);
         let first = arena.snapshot().unwrap();
         write_everything(&mut arena, 2);

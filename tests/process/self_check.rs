@@ -2,11 +2,9 @@
 
 #![allow(unsafe_code, reason = "closes a file descriptor that is not its own")]
 
-mod common;
-
-use common::mappings::is_writable;
-use common::signals;
-use common::{expect_bytes, in_child, in_child_on, on, patterned};
+use crate::common::mappings::is_writable;
+use crate::common::signals;
+use crate::common::{expect_bytes, in_child, in_child_on, on, patterned};
 use pagecow::{Arena, Engine, Error};
 
 extern "C" fn theirs(_: i32) {}
@@ -32,8 +30,7 @@ fn expect_all_well(arena: &mut Arena, before: &[u8]) {
 
 #[test]
 fn a_handler_installed_later_is_noticed_before_anything_is_armed() {
-    let test = "a_handler_installed_later_is_noticed_before_anything_is_armed";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         for signal in signals::of_engine(engine) {
             let (mut arena, before) = patterned(on(engine), 8);
             let theirs = signals::action(theirs as *const () as usize, 0, &[]);
@@ -56,8 +53,7 @@ fn a_handler_installed_later_is_noticed_before_anything_is_armed() {
 
 #[test]
 fn a_masked_signal_is_noticed_before_anything_is_armed() {
-    let test = "a_masked_signal_is_noticed_before_anything_is_armed";
-    let ended = in_child(test, |engine| {
+    let ended = in_child(|engine| {
         for signal in signals::of_engine(engine) {
             let (mut arena, before) = patterned(on(engine), 8);
             signals::mask(libc::SIG_BLOCK, &[*signal]);
@@ -71,10 +67,10 @@ fn a_masked_signal_is_noticed_before_anything_is_armed() {
     ended.expect_finished();
 }
 
-/// Whoever has SIGBUS for purposes of their own may keep it as long as no arena needs it.
+/// A program that uses SIGBUS itself may keep it as long as no arena needs it.
 #[test]
 fn other_signals_may_be_anybodys() {
-    let ended = in_child("other_signals_may_be_anybodys", |engine| {
+    let ended = in_child(|engine| {
         let (mut arena, before) = patterned(on(engine), 8);
         let theirs = signals::action(theirs as *const () as usize, 0, &[]);
         for signal in [libc::SIGBUS, libc::SIGILL, libc::SIGTRAP] {
@@ -91,8 +87,7 @@ fn other_signals_may_be_anybodys() {
 /// The kernel gives the next arena's descriptor the same number.
 #[test]
 fn a_closed_descriptor_is_noticed_also_when_there_is_another() {
-    let test = "a_closed_descriptor_is_noticed_also_when_there_is_another";
-    let ended = in_child_on(&[Engine::Userfaultfd], test, |engine| {
+    let ended = in_child_on(&[Engine::Userfaultfd], |engine| {
         let (arena, _) = patterned(on(engine), 8);
         drop(arena.snapshot().unwrap());
         close_userfaultfds();

@@ -2,14 +2,12 @@
 
 #![allow(unsafe_code, reason = "makes the faults")]
 
-mod common;
-
 use std::hint::black_box;
 use std::ptr;
 
-use common::mappings::Mapping;
-use common::signals;
-use common::{in_child, on, page_size, patterned};
+use crate::common::mappings::Mapping;
+use crate::common::signals;
+use crate::common::{in_child, on, page_size, patterned};
 use pagecow::{Arena, Engine, Snapshot};
 
 fn armed(engine: Engine) -> (Arena, Snapshot) {
@@ -30,13 +28,13 @@ fn load(address: *const u8) {
 
 /// The process, without handlers before ours, dies by SIGSEGV of what `fault` does.
 #[track_caller]
-fn expect_death(test: &str, fault: impl FnOnce(&mut Arena)) {
-    expect_death_by(libc::SIGSEGV, test, fault);
+fn expect_death(fault: impl FnOnce(&mut Arena)) {
+    expect_death_by(libc::SIGSEGV, fault);
 }
 
 #[track_caller]
-fn expect_death_by(signal: i32, test: &str, fault: impl FnOnce(&mut Arena)) {
-    let ended = in_child(test, |engine| {
+fn expect_death_by(signal: i32, fault: impl FnOnce(&mut Arena)) {
+    let ended = in_child(|engine| {
         signals::reset_faults();
         let (mut arena, _snapshot) = armed(engine);
         fault(&mut arena);
@@ -46,39 +44,35 @@ fn expect_death_by(signal: i32, test: &str, fault: impl FnOnce(&mut Arena)) {
 
 #[test]
 fn a_null_store() {
-    expect_death("a_null_store", |_| store(ptr::null_mut()));
+    expect_death(|_| store(ptr::null_mut()));
 }
 
 #[test]
 fn a_null_store_with_the_runtimes_handler_before_ours() {
-    let ended = in_child(
-        "a_null_store_with_the_runtimes_handler_before_ours",
-        |engine| {
-            let _armed = armed(engine);
-            store(ptr::null_mut());
-        },
-    );
+    let ended = in_child(|engine| {
+        let _armed = armed(engine);
+        store(ptr::null_mut());
+    });
     ended.expect_killed_by(libc::SIGSEGV);
 }
 
 #[test]
 fn a_load_from_forbidden_memory() {
-    expect_death("a_load_from_forbidden_memory", |_| {
+    expect_death(|_| {
         load(Mapping::new(1, libc::PROT_NONE).as_mut_ptr());
     });
 }
 
 #[test]
 fn a_store_to_read_only_memory() {
-    expect_death("a_store_to_read_only_memory", |_| {
+    expect_death(|_| {
         store(Mapping::new(1, libc::PROT_READ).as_mut_ptr());
     });
 }
 
 #[test]
 fn a_store_beyond_the_end_of_a_mapped_file() {
-    let test = "a_store_beyond_the_end_of_a_mapped_file";
-    expect_death_by(libc::SIGBUS, test, |_| {
+    expect_death_by(libc::SIGBUS, |_| {
         let file = tempfile::tempfile().unwrap();
         store(Mapping::of_file(&file, 1).as_mut_ptr());
     });
@@ -86,21 +80,21 @@ fn a_store_beyond_the_end_of_a_mapped_file() {
 
 #[test]
 fn a_store_just_below_an_arena() {
-    expect_death("a_store_just_below_an_arena", |arena| {
+    expect_death(|arena| {
         store(arena.as_mut_ptr().wrapping_sub(1));
     });
 }
 
 #[test]
 fn a_store_just_above_an_arena() {
-    expect_death("a_store_just_above_an_arena", |arena| {
+    expect_death(|arena| {
         store(arena.as_mut_ptr().wrapping_add(arena.len()));
     });
 }
 
 #[test]
 fn a_jump_into_an_armed_arena() {
-    expect_death("a_jump_into_an_armed_arena", |arena| {
+    expect_death(|arena| {
         // SAFETY: none: the process dies of calling it.
         let jump = unsafe { std::mem::transmute::<*const u8, extern "C" fn()>(arena.as_ptr()) };
         jump();
@@ -109,7 +103,7 @@ fn a_jump_into_an_armed_arena() {
 
 #[test]
 fn a_jump_into_an_open_page() {
-    expect_death("a_jump_into_an_open_page", |arena| {
+    expect_death(|arena| {
         arena[0] = 1;
         // SAFETY: none: the process dies of calling it.
         let jump = unsafe { std::mem::transmute::<*const u8, extern "C" fn()>(arena.as_ptr()) };
@@ -119,21 +113,17 @@ fn a_jump_into_an_open_page() {
 
 #[test]
 fn a_signal_sent_to_the_thread() {
-    expect_death("a_signal_sent_to_the_thread", |_| {
-        signals::raise(libc::SIGSEGV)
-    });
+    expect_death(|_| signals::raise(libc::SIGSEGV));
 }
 
 #[test]
 fn a_bus_error_sent_to_the_thread() {
-    expect_death_by(libc::SIGBUS, "a_bus_error_sent_to_the_thread", |_| {
-        signals::raise(libc::SIGBUS)
-    });
+    expect_death_by(libc::SIGBUS, |_| signals::raise(libc::SIGBUS));
 }
 
 #[test]
 fn a_signal_sent_to_the_process() {
-    expect_death("a_signal_sent_to_the_process", |_| {
+    expect_death(|_| {
         signals::kill(libc::SIGSEGV);
         loop {
             std::thread::park();
@@ -143,7 +133,7 @@ fn a_signal_sent_to_the_process() {
 
 #[test]
 fn a_store_to_an_arena_that_is_gone() {
-    let ended = in_child("a_store_to_an_arena_that_is_gone", |engine| {
+    let ended = in_child(|engine| {
         signals::reset_faults();
         let _other = armed(engine);
         let (arena, snapshot) = armed(engine);
@@ -158,7 +148,7 @@ fn a_store_to_an_arena_that_is_gone() {
 /// The page is open as far as the arena knows, so the store would be retried for ever.
 #[test]
 fn a_store_to_a_page_that_somebody_else_protected() {
-    expect_death("a_store_to_a_page_that_somebody_else_protected", |arena| {
+    expect_death(|arena| {
         arena[0] = 1;
         let start = arena.as_mut_ptr();
         // SAFETY: a page to which nobody has a reference.
@@ -169,7 +159,7 @@ fn a_store_to_a_page_that_somebody_else_protected() {
 
 #[test]
 fn a_load_from_a_page_that_somebody_else_protected() {
-    expect_death("a_load_from_a_page_that_somebody_else_protected", |arena| {
+    expect_death(|arena| {
         let start = arena.as_mut_ptr();
         // SAFETY: a page to which nobody has a reference.
         unsafe { libc::mprotect(start.cast(), page_size(), libc::PROT_NONE) };
@@ -189,7 +179,7 @@ fn recurse(depth: u64) -> u64 {
 
 #[test]
 fn a_stack_overflow_in_a_thread_is_reported() {
-    let ended = in_child("a_stack_overflow_in_a_thread_is_reported", |engine| {
+    let ended = in_child(|engine| {
         let _armed = armed(engine);
         let thread = std::thread::Builder::new().name("deep".to_owned());
         let _ = thread.spawn(|| recurse(0)).unwrap().join();
@@ -206,20 +196,17 @@ extern "C" fn recurse_on_signal(_: i32) {
 /// Tests run in threads; the main one gets there by a signal, whose handler runs on its stack.
 #[test]
 fn a_stack_overflow_in_the_main_thread_is_reported() {
-    let ended = in_child(
-        "a_stack_overflow_in_the_main_thread_is_reported",
-        |engine| {
-            let _armed = armed(engine);
-            let handler = recurse_on_signal as *const () as usize;
-            signals::install(libc::SIGUSR1, &signals::action(handler, 0, &[]));
-            let main = std::process::id() as libc::pid_t;
-            // SAFETY: no memory is involved; the main thread has the process's number.
-            unsafe { libc::syscall(libc::SYS_tgkill, main, main, libc::SIGUSR1) };
-            loop {
-                std::thread::park();
-            }
-        },
-    );
+    let ended = in_child(|engine| {
+        let _armed = armed(engine);
+        let handler = recurse_on_signal as *const () as usize;
+        signals::install(libc::SIGUSR1, &signals::action(handler, 0, &[]));
+        let main = std::process::id() as libc::pid_t;
+        // SAFETY: no memory is involved; the main thread has the process's number.
+        unsafe { libc::syscall(libc::SYS_tgkill, main, main, libc::SIGUSR1) };
+        loop {
+            std::thread::park();
+        }
+    });
     ended.expect_killed_by(libc::SIGABRT);
     ended.expect_said("thread 'main'");
     ended.expect_said("has overflowed its stack");

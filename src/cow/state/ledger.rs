@@ -1,0 +1,31 @@
+//! The ledger of the snapshots that live, and of the guard that keeps new ones away.
+
+use crate::cow::guard::Guard;
+use crate::epoch::Epoch;
+use crate::store::Frame;
+use crate::sync::{Arc, AtomicBool};
+
+/// One live snapshot, as its handles and the ledger know it.
+pub(crate) struct Live {
+    pub epoch: Epoch,
+    /// It lost a page to an exhausted store, or its engine before a fork. Losses since the last
+    /// commit are not here yet but in [`Losses`](super::losses::Losses).
+    pub failed: AtomicBool,
+}
+
+pub(crate) struct Entry {
+    pub snapshot: Arc<Live>,
+    /// The copies that serve this snapshot and no newer one; for the newest live snapshot they are
+    /// on the list in [`crate::store::versions`] instead.
+    pub saved: Option<Frame>,
+}
+
+/// What the lock protects: the live snapshots, oldest first, and the `writable` guard.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    pub live: Vec<Entry>,
+    /// The arena's `writable` guard. An arena has at most one.
+    pub guard: Option<Guard>,
+    /// Commits that wait for the guard to go.
+    pub commits_waiting: usize,
+}

@@ -1,0 +1,140 @@
+//! Supplying the store with frames: address space before a commit, resident frames ahead of the
+//! writers, and memory of free frames back to the system.
+
+use crate::cow::core::Core;
+use crate::cow::state::ledger::Ledger;
+use crate::error::{Error, Result};
+use crate::sync::lock;
+
+/// Frames to make resident before the first snapshot, when nothing is known of the writers.
+const FEW_FRAMES: usize = 256;
+/// Free frames that always stay resident: fewer are not worth a call.
+const KEPT_FRAMES: usize = 1024;
+/// Frames that a commit itself makes resident, and at most one for each `PAGES_PER_FRAME` pages of
+/// the arena. More are made resident while pages are armed ahead.
+const FIRST_PREFAULT: usize = 64;
+const PAGES_PER_FRAME: usize = 16;
+
+/// Each time a thread has read this many pages in order, it checks whether resident frames run
+/// short, and makes `REFILL_FRAMES` more resident.
+#[cfg(not(loom))]
+const REFILL_EVERY: usize = 16;
+#[cfg(not(loom))]
+const REFILL_FRAMES: usize = 32;
+
+/// Counts the pages that one thread reads in order, and refills the store as it goes.
+#[cfg(not(loom))]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Refill {
+    pages: usize,
+}
+
+#[cfg(not(loom))]
+impl Refill {
+    /// Some more pages were read.
+    pub fn after(&mut self, pages: usize, core: &Core) {
+        self.pages += pages;
+        if self.pages >= REFILL_EVERY {
+            self.pages = 0;
+            if core.store.runs_short() {
+                core.prefault(core.store.free_resident() + REFILL_FRAMES);
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Reserves address space for the copies that writers may need after the next commit, and makes
+    /// a few frames resident. Both take too long for the commit itself.
+    pub fn reserve_with(&self, ledger: &Ledger) -> Result<()> {
+        // Twice the pages: as many may be saved before the gate is closed, and as many after.
+        let frames = self.pages * 2;
+        self.store
+            .reserve(frames)
+            .or_else(|error| {
+                if !self.mappings.is_split() || ledger.guard.is_some() {
+                    return Err(error);
+                }
+                // Armed as a whole the arena's mappings become one again, and others can be made.
+                // Later writes there find that they need no copy.
+                let _ = self.arm(|| self.all_dirty());
+                self.store.reserve(frames)
+            })
+            .map_err(|source| Error::Reserve {
+                bytes: frames * self.page_size.bytes(),
+                source,
+            })?;
+        let few = FIRST_PREFAULT.min(self.pages / PAGES_PER_FRAME);
+        self.store.prefault(few, !self.engine.splits_mappings());
+        Ok(())
+    }
+
+    /// As [`reserve_with`](Self::reserve_with), when a snapshot is only prepared.
+    #[cfg(not(loom))]
+    pub fn reserve(&self) -> Result<()> {
+        self.reserve_with(&lock(&self.ledger))
+    }
+
+    /// How many free frames are made resident for the time after the next commit. As many copies
+    /// are expected as were made since the last one; frames that hold copies now are expected to
+    /// become free for them. A few when nothing is known.
+    pub fn frames_expected(&self) -> usize {
+        let used = self.counters.saved_since_commit() as usize;
+        let more = used.min(self.pages).saturating_sub(self.store.in_use());
+        more.max((self.pages / 64).min(FEW_FRAMES))
+    }
+
+    /// Free frames whose memory is kept: while snapshots live, as many as were used since the last
+    /// commit, or between the two before; an eighth of the arena at most when none lives.
+    pub fn frames_kept(&self, any_lives: bool) -> usize {
+        let used = self.counters.saved_lately() as usize;
+        let most = if any_lives {
+            self.pages
+        } else {
+            self.pages / 8
+        };
+        used.min(most).max(KEPT_FRAMES)
+    }
+
+    /// Makes `count` free frames resident. Avoids `madvise` where writers change mappings, since
+    /// both need the kernel's lock of them.
+    pub fn prefault(&self, count: usize) {
+        let missing = count.saturating_sub(self.store.free_resident());
+        let by_call = !self.engine.splits_mappings();
+        if missing > 0 {
+            let aside = {
+                let _ledger = lock(&self.ledger);
+                self.store.set_aside_empty(missing, self.pages)
+            };
+            if let Some(aside) = aside {
+                self.store.populate(aside, by_call);
+            }
+        }
+        self.store.prefault(count, by_call);
+    }
+
+    /// Gives memory of free frames back to the system, but for those that are expected to be used.
+    /// In small steps, since a commit waits for the frames of one.
+    pub fn trim(&self) {
+        self.trim_beyond(|any_lives| self.frames_kept(any_lives));
+    }
+
+    /// As [`trim`](Self::trim), with another choice of how many to keep.
+    pub fn trim_beyond(&self, keep: impl Fn(bool) -> usize) {
+        loop {
+            let ledger = lock(&self.ledger);
+            let any_lives = !ledger.live.is_empty();
+            let keep = keep(any_lives);
+            let aside = if any_lives {
+                self.store.set_aside_resident(keep, self.pages)
+            } else {
+                self.store.set_aside_unused(keep)
+            };
+            drop(ledger);
+            let Some(aside) = aside else {
+                return;
+            };
+            self.store.give_back(aside);
+        }
+    }
+}

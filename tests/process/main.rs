@@ -1,0 +1,13 @@
+//! What pagecow shares with the rest of a process: signals, faults, forks, descriptors, system
+//! calls.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod closed_descriptor;
+mod foreign_faults;
+mod foreign_handlers;
+mod forks;
+mod handler;
+mod self_check;
+mod system_calls;

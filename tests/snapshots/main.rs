@@ -1,0 +1,13 @@
+//! What an arena and its snapshots do, and what each operation costs.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod basic;
+mod guards;
+mod huge_pages;
+mod model;
+mod public_face;
+mod sparse;
+mod two_phase;
+mod window;
