@@ -14,6 +14,7 @@ mod epoch;
 mod error;
 mod options;
 mod page;
+mod process;
 mod protect;
 mod stats;
 mod store;
@@ -24,23 +25,15 @@ mod window;
 #[cfg(not(loom))]
 mod arena;
 #[cfg(not(loom))]
-mod process;
-#[cfg(not(loom))]
 mod snapshot;
 
 #[cfg(doc)]
 pub mod docs;
 
 #[cfg(not(loom))]
-pub use arena::pending::{Left, Pending};
-#[cfg(not(loom))]
-pub use arena::{Arena, ArenaBuilder, Snapshotter, Writable};
+pub use arena::{Arena, ArenaBuilder, Left, Pending, Snapshotter, Writable};
 pub use error::Error;
 pub use options::{Engine, Window};
 #[cfg(not(loom))]
-pub use snapshot::page::{Page, Pages};
-#[cfg(not(loom))]
-pub use snapshot::reader::SnapshotReader;
-#[cfg(not(loom))]
-pub use snapshot::{Snapshot, SnapshotStats};
+pub use snapshot::{Page, Pages, Snapshot, SnapshotReader, SnapshotStats};
 pub use stats::{Histogram, Stats};

@@ -3,22 +3,22 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::arena::Arena;
 use crate::cow::guard;
 use crate::cow::prepare::Preparation;
 use crate::error::Error;
 use crate::process::registered::Registered;
 use crate::snapshot::Snapshot;
-use crate::sys::{self, signal::Refusal};
 
 /// A snapshot on its way.
 ///
-/// Made by [`Arena::prepare`](crate::Arena::prepare), for programs in which the thread that writes also takes
-/// the snapshots, at a point where its data is whole: an event loop, say. What takes long is done in
-/// [`step`](Self::step)s, between events or on another thread; [`commit`](Self::commit) is the only stop, and
-/// the snapshot's instant.
+/// Made by [`Arena::prepare`](Arena::prepare), for programs in which the thread that writes
+/// also takes the snapshots, at a point where its data is whole: an event loop, say. What takes
+/// long is done in [`step`](Self::step)s, between events or on another thread;
+/// [`commit`](Self::commit) is the only stop, and the snapshot's instant.
 ///
-/// Borrows nothing. Until it is committed the arena is written as ever; the first store to a page that was
-/// armed ahead costs a fault without a copy. Dropping it gives the snapshot up.
+/// Borrows nothing. Until it is committed the arena is written as ever; the first store to a page
+/// that was armed ahead costs a fault without a copy. Dropping it gives the snapshot up.
 ///
 /// ```
 /// use std::time::Duration;
@@ -57,9 +57,23 @@ pub struct Left {
     pub stop: Duration,
 }
 
+impl Arena {
+    /// Begins a snapshot that is committed later: [`Pending::step`] does what takes long, in
+    /// pieces, and [`Pending::commit`] freezes the bytes as they are then. Nothing is armed by this
+    /// call.
+    ///
+    /// # Errors
+    ///
+    /// As [`snapshot`](Self::snapshot).
+    pub fn prepare(&self) -> Result<Pending, Error> {
+        self.core().end_guard();
+        Pending::new(&self.registered)
+    }
+}
+
 impl Pending {
-    pub(crate) fn new(registered: &Arc<Registered>) -> Result<Self, Error> {
-        check_handler(registered)?;
+    pub(super) fn new(registered: &Arc<Registered>) -> Result<Self, Error> {
+        registered.check_handler()?;
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
@@ -70,43 +84,47 @@ impl Pending {
         })
     }
 
-    /// Arms ahead until little is left for the commit, further steps do not help, or about `budget` is used
-    /// up. Call it again until the commit is due, to keep up with what is written. May take a slice (a
-    /// fraction of a millisecond) longer than the budget. Writers that fault meanwhile wait for a slice
-    /// at most.
+    /// Arms ahead until little is left for the commit, further steps do not help, or about `budget`
+    /// is used up. Call it again until the commit is due, to keep up with what is written. May take
+    /// a slice (a fraction of a millisecond) longer than the budget. Writers that fault meanwhile
+    /// wait for a slice at most.
     ///
-    /// Leaves out the pages of a [`writable`](crate::Arena::writable) guard that lives in another thread.
-    /// When no others are left, it waits for the guard to end, for as long as the budget lasts. Where the
-    /// system refuses to arm a part, it leaves the rest to the commit, which needs fewer mappings.
+    /// Leaves out the pages of a [`writable`](Arena::writable) guard that lives in another
+    /// thread. When no others are left, it waits for the guard to end, for as long as the budget
+    /// lasts. Where the system refuses to arm a part, it leaves the rest to the commit, which needs
+    /// fewer mappings.
     ///
     /// # Errors
     ///
-    /// [`Error::ArenaDropped`]; [`Error::GuardHeld`] when the calling thread holds a guard, for which it
-    /// would wait in vain.
+    /// [`Error::ArenaDropped`]; [`Error::GuardHeld`] when the calling thread holds a guard, for
+    /// which it would wait in vain.
     pub fn step(&mut self, budget: Duration) -> Result<(), Error> {
-        upgrade(&self.registered)?
+        Registered::upgrade(&self.registered)?
             .core()
             .arm_ahead(&mut self.preparation, budget)
     }
 
-    /// Whether so little is left, at most 512 pages in 32 runs, that [`commit`](Self::commit) will stop writers for
-    /// about a tenth of a millisecond. Writers may undo it at any time. Also when the arena is gone.
+    /// Whether so little is left, at most 512 pages in 32 runs, that [`commit`](Self::commit) will
+    /// stop writers for about a tenth of a millisecond. Writers may undo it at any time. Also when
+    /// the arena is gone.
     pub fn is_ready(&self) -> bool {
-        upgrade(&self.registered).map_or(true, |registered| registered.core().is_ready())
+        Registered::upgrade(&self.registered)
+            .map_or(true, |registered| registered.core().is_ready())
     }
 
-    /// Whether further steps would not help: pages are dirtied as fast as steps arm them, or the system
-    /// refuses to arm a part of the arena. That is so after passes over the arena in a row that found nearly
-    /// as much to arm as the one before. Commit all the same ([`left`](Self::left) says what that costs), give
-    /// it more time a step, or write less. May change with further steps.
+    /// Whether further steps would not help: pages are dirtied as fast as steps arm them, or the
+    /// system refuses to arm a part of the arena. That is so after passes over the arena in a row
+    /// that found nearly as much to arm as the one before. Commit all the same
+    /// ([`left`](Self::left) says what that costs), give it more time a step, or write less. May
+    /// change with further steps.
     pub fn is_stalled(&self) -> bool {
         !self.is_ready() && self.preparation.is_stalled()
     }
 
-    /// What [`commit`](Self::commit) would have to do now. Takes time for the pages that are left: some
-    /// nanoseconds for each run of them. Nothing is left when the arena is gone.
+    /// What [`commit`](Self::commit) would have to do now. Takes time for the pages that are left:
+    /// some nanoseconds for each run of them. Nothing is left when the arena is gone.
     pub fn left(&self) -> Left {
-        let Ok(registered) = upgrade(&self.registered) else {
+        let Ok(registered) = Registered::upgrade(&self.registered) else {
             return Left::default();
         };
         let open = registered.core().open_pages();
@@ -117,19 +135,20 @@ impl Pending {
         }
     }
 
-    /// Freezes the arena's bytes as they are now. Arms what is left: about a tenth of a millisecond when
-    /// [`is_ready`](Self::is_ready) was true just before, else up to 3 microseconds for each run of pages that
-    /// is left, and 20 ms for each GiB of them; [`left`](Self::left) estimates it.
+    /// Freezes the arena's bytes as they are now. Arms what is left: about a tenth of a millisecond
+    /// when [`is_ready`](Self::is_ready) was true just before, else up to 3 microseconds for each
+    /// run of pages that is left, and 20 ms for each GiB of them; [`left`](Self::left) estimates
+    /// it.
     ///
-    /// Waits while a [`writable`](crate::Arena::writable) guard lives in another thread.
+    /// Waits while a [`writable`](Arena::writable) guard lives in another thread.
     ///
     /// # Errors
     ///
     /// As [`Snapshotter::snapshot`](crate::Snapshotter::snapshot). Nothing is lost; prepare again.
     pub fn commit(mut self) -> Result<Snapshot, Error> {
         // Dropped without an arena, it gives nothing back.
-        let registered = upgrade(&std::mem::take(&mut self.registered))?;
-        check_handler(&registered)?;
+        let registered = Registered::upgrade(&std::mem::take(&mut self.registered))?;
+        registered.check_handler()?;
         let live = registered.core().commit()?;
         Ok(Snapshot::new(registered, live))
     }
@@ -138,40 +157,15 @@ impl Pending {
 impl Drop for Pending {
     /// Frames that were made resident for the snapshot are not needed when it was given up.
     fn drop(&mut self) {
-        if let Ok(registered) = upgrade(&self.registered) {
+        if let Ok(registered) = Registered::upgrade(&self.registered) {
             registered.core().trim();
         }
     }
 }
 
 /// Prepares, steps and commits in one call.
-pub(crate) fn take_snapshot(registered: &Arc<Registered>) -> Result<Snapshot, Error> {
+pub(super) fn take_snapshot(registered: &Arc<Registered>) -> Result<Snapshot, Error> {
     let mut pending = Pending::new(registered)?;
     pending.step(Duration::MAX)?;
     pending.commit()
-}
-
-pub(crate) fn upgrade(registered: &Weak<Registered>) -> Result<Arc<Registered>, Error> {
-    registered
-        .upgrade()
-        .filter(|registered| !registered.is_abandoned())
-        .ok_or(Error::ArenaDropped)
-}
-
-/// Whether stores would be refused, and a refused store of this thread would come to our handler.
-fn check_handler(registered: &Registered) -> Result<(), Error> {
-    registered.core().confirm()?;
-    let sigbus = registered
-        .core()
-        .uses_userfaultfd()
-        .then_some(Refusal::Page);
-    for refusal in [Refusal::Mapping].into_iter().chain(sigbus) {
-        if !sys::signal::is_installed(refusal) {
-            return Err(Error::HandlerReplaced);
-        }
-        if sys::signal::is_masked(refusal) {
-            return Err(Error::SignalMasked);
-        }
-    }
-    Ok(())
 }

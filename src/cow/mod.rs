@@ -26,4 +26,4 @@ pub(crate) mod supply;
 mod wall;
 
 #[cfg(all(test, loom))]
-mod models;
+pub(crate) mod models;

@@ -1,7 +1,7 @@
 //! Around fork(2): all arenas are [held still](Still), and none comes or goes.
 //!
-//! The child inherits the arenas as private memory, with their protection and the handler: it reads and
-//! writes its own copy, and the snapshots in it are its own.
+//! The child inherits the arenas as private memory, with their protection and the handler: it reads
+//! and writes its own copy, and the snapshots in it are its own.
 
 #![allow(unsafe_code, reason = "locks held from one hook to the next")]
 
@@ -9,14 +9,14 @@ use std::cell::UnsafeCell;
 use std::io;
 
 use crate::cow::fork::Still;
-use crate::process::registered::Registered;
-use crate::process::registry::{self, Frozen};
+use crate::process::registered::{ARENAS, Registered};
+use crate::process::registry::Frozen;
 use crate::sys;
 
 /// What is held across a fork, by the thread that forks. Fields are dropped in this order.
 struct Held {
     arenas: Still<'static>,
-    frozen: Frozen,
+    frozen: Frozen<'static, Registered>,
 }
 
 /// Where `Held` waits for the fork to be over. Not thread-local: the first use of such a value
@@ -38,8 +38,8 @@ pub(crate) fn install() -> io::Result<()> {
 }
 
 fn before() {
-    let frozen = registry::freeze();
-    let arenas = frozen.arenas().map(|registered| {
+    let frozen = ARENAS.freeze();
+    let arenas = frozen.values().map(|registered| {
         // SAFETY: an arena leaves the registry before it goes, and that is frozen until the
         // `Held` of which this is a part is dropped, after the arenas in it.
         let registered: &'static Registered = unsafe { &*std::ptr::from_ref(registered) };

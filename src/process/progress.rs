@@ -1,9 +1,10 @@
 //! Noticing a store that is refused again and again although its page is open.
 //!
-//! A store that finds its page opened by another thread is simply retried. When the page is open and
-//! the store still fails - somebody else changed the page's protection behind our back - retrying goes on
-//! for ever. Between two such faults of one thread on one page pages are armed, ahead or by a snapshot;
-//! many in a row without that are no coincidence, and the fault is forwarded.
+//! A store that finds its page opened by another thread is simply retried. When the page is open
+//! and the store still fails - somebody else changed the page's protection behind our back -
+//! retrying goes on for ever. Between two such faults of one thread on one page pages are armed,
+//! ahead or by a snapshot; many in a row without that are no coincidence, and the fault is
+//! forwarded.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,8 +13,9 @@ use crate::page::PageIndex;
 const SLOTS: usize = 64;
 const MOST: u64 = 200;
 
-/// The last such fault of a few threads, each in one word: thread, page, armings (low bits of each), and
-/// how often in a row. Threads that share a slot reset each other's count, which only delays.
+/// The last such fault of a few threads, each in one word: thread, page, armings (low bits of
+/// each), and how often in a row. Threads that share a slot reset each other's count, which only
+/// delays.
 pub(crate) struct Progress {
     slots: [AtomicU64; SLOTS],
 }
@@ -25,8 +27,8 @@ impl Progress {
         }
     }
 
-    /// Notes that `thread` faulted on a `page` that was open, when pages had been armed `armings` times;
-    /// `false` when it has done nothing else for too long.
+    /// Notes that `thread` faulted on a `page` that was open, when pages had been armed `armings`
+    /// times; `false` when it has done nothing else for too long.
     pub fn is_made(&self, thread: u64, page: PageIndex, armings: u64) -> bool {
         let who = (thread & 0x3f_ffff) << 42;
         let place = (page.get() as u64 & 0xf_ffff) << 22;

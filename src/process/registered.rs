@@ -1,24 +1,29 @@
 //! An arena, registered with the fault handler for as long as it exists.
 
+#![allow(unsafe_code, reason = "the handler finds arenas by address")]
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::cow::core::Core;
-use crate::cow::fault::Opened;
 use crate::error::{Error, Result};
-use crate::options::{Engine, Options};
+use crate::options::Options;
 use crate::page::PageSize;
-use crate::process::fork;
+use crate::process;
 use crate::process::progress::Progress;
-use crate::process::registry::{self, Place};
-use crate::sys::{self, signal::Refusal};
+use crate::process::registry::{Place, Registry};
+use crate::stats::Stats;
+use crate::sys;
+
+/// All arenas of the process.
+pub(super) static ARENAS: Registry<Registered> = Registry::new();
 
 /// Kept alive by the arena's handle and by its snapshots, whichever goes last.
 pub(crate) struct Registered {
     core: Core,
-    progress: Progress,
-    place: OnceLock<Place>,
+    pub(super) progress: Progress,
+    place: OnceLock<Place<'static, Self>>,
     /// In bytes, before rounding up.
     requested_len: usize,
     /// The arena's handle is gone: nobody writes any more.
@@ -29,24 +34,12 @@ impl Registered {
     /// Reserves an arena of `len` bytes, rounded up to whole pages.
     pub fn new(len: usize, options: &Options) -> Result<Arc<Self>> {
         options.window.check()?;
-        fork::install().map_err(|source| Error::Install { source })?;
-        // What is done once is done while nobody forks: a child would wait for a thread that is not there.
-        let nobody_forks = registry::freeze();
         let page_size = PageSize::host();
         let pages = page_size.count_for(len).ok_or(Error::Size {
             bytes: len,
             most: crate::page::MAX_PAGES.saturating_mul(page_size.bytes()),
         })?;
-        sys::mappings::refresh_limit();
-        options.engine.check()?;
-        let mut refusals = vec![Refusal::Mapping];
-        if options.engine == Engine::Userfaultfd {
-            refusals.push(Refusal::Page);
-        }
-        for refusal in refusals {
-            sys::signal::install(refusal, resolve).map_err(|source| Error::Install { source })?;
-        }
-        drop(nobody_forks);
+        process::install(options.engine)?;
         let core = Core::new(page_size, pages, options)?;
         let registered = Arc::new(Self {
             core,
@@ -55,7 +48,10 @@ impl Registered {
             requested_len: len,
             abandoned: AtomicBool::new(false),
         });
-        registered.place.get_or_init(|| registry::add(&registered));
+        let addresses = registered.addresses();
+        // SAFETY: it stays in its `Arc`, and its drop begins with removing it.
+        let add = || unsafe { ARENAS.add(&addresses, &*registered) };
+        registered.place.get_or_init(add);
         Ok(registered)
     }
 
@@ -77,36 +73,23 @@ impl Registered {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
-    pub fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed)
+    /// An arena whose handle is still there.
+    pub fn upgrade(weak: &Weak<Self>) -> Result<Arc<Self>> {
+        weak.upgrade()
+            .filter(|registered| !registered.abandoned.load(Ordering::Relaxed))
+            .ok_or(Error::ArenaDropped)
     }
 
-    /// The handler's part for one refused store; `false` when it is not ours to resolve.
-    fn refused_store(&self, address: usize) -> bool {
-        let core = &self.core;
-        let begin = sys::clock::now();
-        let page = core.page_size().page_of(address - self.addresses().start);
-        let opened = core.first_write(page);
-        if opened == Opened::Already {
-            let thread = sys::thread_number();
-            if !self.progress.is_made(thread, page, core.armings()) {
-                return false;
-            }
-        }
-        core.count_fault(opened, sys::clock::since(begin));
-        true
+    /// What the arena's snapshots have cost so far.
+    pub fn stats(&self) -> Stats {
+        self.core.stats(sys::signal::forwarded())
     }
-}
-
-/// Called by the handler for each refused store of the process.
-fn resolve(address: usize) -> bool {
-    registry::with_arena(address, |registered| registered.refused_store(address)).unwrap_or(false)
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        if let Some(place) = self.place.get() {
-            registry::remove(*place);
+        if let Some(place) = self.place.take() {
+            place.remove();
         }
     }
 }

@@ -35,7 +35,7 @@ impl Deref for AlignedPage {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: so many initialised bytes, which `self` owns.
+        // SAFETY: `layout.size()` initialised bytes, which `self` owns.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
     }
 }

@@ -1,30 +1,28 @@
 //! The snapshot: a point in time of one arena.
 
-pub(crate) mod aligned;
-pub(crate) mod page;
-pub(crate) mod reader;
-pub(crate) mod touched;
+mod aligned;
+mod changed;
+mod page;
+mod reader;
+mod touched;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cow::core::Core;
 use crate::cow::state::ledger::Live;
 use crate::error::Error;
-use crate::page::PageIndex;
 use crate::process::registered::Registered;
-use crate::snapshot::page::{Page, Pages};
-use crate::snapshot::reader::SnapshotReader;
-use crate::snapshot::touched::Touched;
+pub use crate::snapshot::page::{Page, Pages};
+pub use crate::snapshot::reader::SnapshotReader;
 
 /// A point in time of one arena: its bytes as they were then, whatever was written since.
 ///
-/// Cheap to clone; all clones are the same snapshot, which goes when the last of them is dropped. Any
-/// number of snapshots may live at once, be used on any thread, be dropped in any order and outlive
-/// their arena.
+/// Cheap to clone; all clones are the same snapshot, which goes when the last of them is dropped.
+/// Any number of snapshots may live at once, be used on any thread, be dropped in any order and
+/// outlive their arena.
 ///
-/// Reading never holds up writers. A page that was overwritten is read from the copy that was saved; all
-/// others are read from the arena's memory.
+/// Reading never holds up writers. A page that was overwritten is read from the copy that was
+/// saved; all others are read from the arena's memory.
 ///
 /// Dropping a snapshot takes time for the copies that it holds (well under a microsecond each).
 #[derive(Clone)]
@@ -147,8 +145,8 @@ impl Snapshot {
         self.core().confirm()
     }
 
-    /// As [`read_at`](Self::read_at), inside the arena. Returns whether all bytes came from copies; others
-    /// count once the engine has [confirmed](crate::cow::core::Core::confirm) it.
+    /// As [`read_at`](Self::read_at), inside the arena. Returns whether all bytes came from copies;
+    /// others count once the engine has [confirmed](crate::cow::core::Core::confirm) it.
     pub(crate) fn read_unconfirmed(&self, offset: usize, buf: &mut [u8]) -> Result<bool, Error> {
         let page_size = self.core().page_size();
         let mut at = offset;
@@ -163,123 +161,6 @@ impl Snapshot {
             rest = later;
         }
         Ok(all_saved)
-    }
-
-    /// One frozen page.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoSuchPage`]; [`Error::StoreExhausted`] when the snapshot has failed.
-    pub fn page(&self, index: usize) -> Result<Page, Error> {
-        let count = self.page_count();
-        let page = PageIndex::checked(index, count).ok_or(Error::NoSuchPage { index, count })?;
-        Page::read(self, page)
-    }
-
-    /// All frozen pages, from the first to the last.
-    ///
-    /// Ends after the first error: a snapshot that has failed stays so.
-    pub fn pages(&self) -> Pages {
-        Pages::new(self.clone(), false)
-    }
-
-    /// The frozen pages that may hold something other than zeros, from the first to the last; as
-    /// [`pages`](Self::pages), leaving out those that were never touched. What that means is said
-    /// at [`next_touched`](Self::next_touched).
-    ///
-    /// ```
-    /// let mut arena = pagecow::Arena::new(64 << 30)?; // hardly any of it in use
-    /// let page = arena.page_size();
-    /// arena[1000 * page] = 7;
-    /// let snapshot = arena.snapshot()?;
-    /// for page in snapshot.touched_pages() {
-    ///     let page = page?; // a few, not sixteen million
-    ///     assert_eq!(page.bytes()[0], if page.index() == 1000 { 7 } else { 0 });
-    /// }
-    /// # Ok::<(), pagecow::Error>(())
-    /// ```
-    pub fn touched_pages(&self) -> Pages {
-        Pages::new(self.clone(), true)
-    }
-
-    /// The first pages from `page` on, in a row, that may hold something other than zeros, as page
-    /// indices; `None` when all pages from there on are zeros. As lseek's `SEEK_DATA`, for holes. A
-    /// long row comes in pieces of some thousand pages: go on with the end of the one before.
-    ///
-    /// Names each page that was ever written, and may name others: such as were read, that share a
-    /// huge page with others, or that lie near others and were protected one by one (userfaultfd);
-    /// and, without `/proc` or without a file descriptor to spare, all pages.
-    ///
-    /// ```
-    /// let mut arena = pagecow::Arena::new(1 << 30)?;
-    /// let page = arena.page_size();
-    /// arena[1000 * page] = 7;
-    /// let snapshot = arena.snapshot()?;
-    /// let mut next = 0;
-    /// while let Some(pages) = snapshot.next_touched(next) {
-    ///     next = pages.end; // Here pages are sent that the other side does not have.
-    /// }
-    /// assert!(next > 1000);
-    /// # Ok::<(), pagecow::Error>(())
-    /// ```
-    pub fn next_touched(&self, page: usize) -> Option<Range<usize>> {
-        let core = self.core();
-        Touched::default().next_from(core.memory(), core.page_size(), page)
-    }
-
-    /// The frozen bytes as a stream.
-    ///
-    /// ```
-    /// use std::io::Read;
-    /// let mut arena = pagecow::Arena::new(4096)?;
-    /// arena[..3].copy_from_slice(b"abc");
-    /// let snapshot = arena.snapshot()?;
-    /// let mut bytes = Vec::new();
-    /// snapshot.reader().take(3).read_to_end(&mut bytes)?;
-    /// assert_eq!(bytes, b"abc");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn reader(&self) -> SnapshotReader {
-        SnapshotReader::new(self.clone())
-    }
-
-    /// The pages that were written after `older` and before this snapshot, as ranges of page indices,
-    /// ascending, not touching each other.
-    ///
-    /// Never misses a page that was written. May name pages that were not: such as were saved and
-    /// disarmed along with a neighbour (a [`Window`](crate::Window) of one page avoids that until mappings run
-    /// short), or made writable by [`writable`](crate::Arena::writable). Costs time for the copies in the store, not for pages.
-    ///
-    /// ```
-    /// let mut arena = pagecow::Arena::new(1 << 20)?;
-    /// let page = arena.page_size();
-    /// let older = arena.snapshot()?;
-    /// arena[3 * page] = 1;
-    /// arena[4 * page] = 1;
-    /// let newer = arena.snapshot()?;
-    /// assert_eq!(newer.changed_since(&older)?, [3..5]);
-    /// # Ok::<(), pagecow::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotOlder`] when `older` is newer, or of another arena; [`Error::StoreExhausted`] when
-    /// one of the two has failed.
-    pub fn changed_since(&self, older: &Self) -> Result<Vec<Range<usize>>, Error> {
-        let number = self.live().epoch;
-        let other = older.live().epoch;
-        let same_arena = Arc::ptr_eq(&self.held.registered, &older.held.registered);
-        if !same_arena || other > number {
-            return Err(Error::NotOlder {
-                snapshot: number.get(),
-                other: same_arena.then_some(other.get()),
-            });
-        }
-        let pages = self.core().changed_between(older.live(), self.live())?;
-        let runs = pages.chunk_by(|a, b| a.get() + 1 == b.get());
-        Ok(runs
-            .map(|run| run[0].get()..run[0].get() + run.len())
-            .collect())
     }
 
     /// What this snapshot holds. Takes time for the copies in the store, all snapshots' together,

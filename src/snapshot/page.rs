@@ -13,8 +13,8 @@ use crate::snapshot::touched::Touched;
 
 /// One frozen page.
 ///
-/// Owns its bytes, or shares the saved copy and keeps its snapshot alive for that: a page that is kept
-/// is a snapshot that is kept. It never refers to live memory.
+/// Owns its bytes, or shares the saved copy and keeps its snapshot alive for that: a page that is
+/// kept is a snapshot that is kept. It never refers to live memory.
 #[derive(Clone, Debug)]
 pub struct Page {
     index: usize,
@@ -37,6 +37,45 @@ enum Bytes {
 unsafe impl Send for Bytes {}
 // SAFETY: as above.
 unsafe impl Sync for Bytes {}
+
+impl Snapshot {
+    /// One frozen page.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchPage`]; [`Error::StoreExhausted`] when the snapshot has failed.
+    pub fn page(&self, index: usize) -> Result<Page, Error> {
+        let count = self.page_count();
+        let page = PageIndex::checked(index, count).ok_or(Error::NoSuchPage { index, count })?;
+        Page::read(self, page)
+    }
+
+    /// All frozen pages, from the first to the last.
+    ///
+    /// Ends after the first error: a snapshot that has failed stays so.
+    pub fn pages(&self) -> Pages {
+        Pages::new(self.clone(), false)
+    }
+
+    /// The frozen pages that may hold something other than zeros, from the first to the last; as
+    /// [`pages`](Self::pages), leaving out those that were never touched. What that means is said
+    /// at [`next_touched`](Self::next_touched).
+    ///
+    /// ```
+    /// let mut arena = pagecow::Arena::new(64 << 30)?; // hardly any of it in use
+    /// let page = arena.page_size();
+    /// arena[1000 * page] = 7;
+    /// let snapshot = arena.snapshot()?;
+    /// for page in snapshot.touched_pages() {
+    ///     let page = page?; // a few, not sixteen million
+    ///     assert_eq!(page.bytes()[0], if page.index() == 1000 { 7 } else { 0 });
+    /// }
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    pub fn touched_pages(&self) -> Pages {
+        Pages::new(self.clone(), true)
+    }
+}
 
 impl Page {
     pub(crate) fn read(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
@@ -90,15 +129,15 @@ impl Page {
         match &self.bytes {
             Bytes::Owned { bytes, .. } => bytes,
             Bytes::Frame { start, snapshot } => {
-                // SAFETY: a frame that serves a live snapshot holds a page of initialised bytes that
-                // nobody writes, and the snapshot beside the pointer lives as long as `self`.
+                // SAFETY: a frame that serves a live snapshot holds a page of initialised bytes
+                // that nobody writes, and the snapshot beside the pointer lives as long as `self`.
                 unsafe { std::slice::from_raw_parts(*start, snapshot.page_size()) }
             }
         }
     }
 
-    /// Whether the bytes came from a saved copy: the page had been written since the snapshot (or saved
-    /// ahead of a write) when it was read.
+    /// Whether the bytes came from a saved copy: the page had been written since the snapshot (or
+    /// saved ahead of a write) when it was read.
     pub fn is_saved(&self) -> bool {
         match &self.bytes {
             Bytes::Owned { saved, .. } => *saved,
@@ -116,7 +155,8 @@ impl std::fmt::Debug for Bytes {
     }
 }
 
-/// Iterator over the pages of a snapshot, made by [`Snapshot::pages`] or [`Snapshot::touched_pages`].
+/// Iterator over the pages of a snapshot, made by [`Snapshot::pages`] or
+/// [`Snapshot::touched_pages`].
 ///
 /// Where it costs a system call to know that a page is right, up to 4 are read at a time.
 #[derive(Clone, Debug)]

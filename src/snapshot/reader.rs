@@ -30,6 +30,24 @@ pub struct SnapshotReader {
     refill: Refill,
 }
 
+impl Snapshot {
+    /// The frozen bytes as a stream.
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// let mut arena = pagecow::Arena::new(4096)?;
+    /// arena[..3].copy_from_slice(b"abc");
+    /// let snapshot = arena.snapshot()?;
+    /// let mut bytes = Vec::new();
+    /// snapshot.reader().take(3).read_to_end(&mut bytes)?;
+    /// assert_eq!(bytes, b"abc");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reader(&self) -> SnapshotReader {
+        SnapshotReader::new(self.clone())
+    }
+}
+
 impl SnapshotReader {
     pub(crate) fn new(snapshot: Snapshot) -> Self {
         Self {

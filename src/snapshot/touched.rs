@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::page::PageSize;
+use crate::snapshot::Snapshot;
 use crate::sys::Memory;
 
 /// How many pages count as touched when the system does not say; then it is asked again.
@@ -19,6 +20,33 @@ pub(crate) struct Touched {
     /// The pages that are known, and the touched ones among them: runs, ascending.
     known: Range<usize>,
     runs: Vec<Range<usize>>,
+}
+
+impl Snapshot {
+    /// The first pages from `page` on, in a row, that may hold something other than zeros, as page
+    /// indices; `None` when all pages from there on are zeros. As lseek's `SEEK_DATA`, for holes. A
+    /// long row comes in pieces of some thousand pages: go on with the end of the one before.
+    ///
+    /// Names each page that was ever written, and may name others: such as were read, that share a
+    /// huge page with others, or that lie near others and were protected one by one (userfaultfd);
+    /// and, without `/proc` or without a file descriptor to spare, all pages.
+    ///
+    /// ```
+    /// let mut arena = pagecow::Arena::new(1 << 30)?;
+    /// let page = arena.page_size();
+    /// arena[1000 * page] = 7;
+    /// let snapshot = arena.snapshot()?;
+    /// let mut next = 0;
+    /// while let Some(pages) = snapshot.next_touched(next) {
+    ///     next = pages.end; // Here pages are sent that the other side does not have.
+    /// }
+    /// assert!(next > 1000);
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    pub fn next_touched(&self, page: usize) -> Option<Range<usize>> {
+        let core = self.core();
+        Touched::default().next_from(core.memory(), core.page_size(), page)
+    }
 }
 
 impl Touched {

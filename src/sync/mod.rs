@@ -12,9 +12,9 @@ use std as from;
 
 pub(crate) use from::sync::{
     Arc, Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+    atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
-pub(crate) use from::thread::ThreadId;
+pub(crate) use from::thread::{ThreadId, yield_now};
 pub(crate) use from::thread_local;
 
 use crate::sys;

@@ -157,6 +157,16 @@ fn a_store_to_a_page_that_somebody_else_protected() {
     });
 }
 
+#[test]
+fn a_load_from_a_page_that_somebody_else_protected() {
+    expect_death(|arena| {
+        let start = arena.as_mut_ptr();
+        // SAFETY: a page to which nobody has a reference.
+        unsafe { libc::mprotect(start.cast(), page_size(), libc::PROT_NONE) };
+        load(start);
+    });
+}
+
 /// Until the stack is used up.
 #[inline(never)]
 fn recurse(depth: u64) -> u64 {

@@ -35,7 +35,7 @@ use crate::sync::Arc;
 /// Loom looks for another schedule only where two threads' *latest* accesses to an object collide,
 /// so a thread that loads before it changes can hide a race; hence the count, and hence readers are
 /// spawned and writers are not: the other way round there was a model of a single schedule.
-fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 10_000;

@@ -2,19 +2,21 @@
 
 #![allow(unsafe_code, reason = "siginfo and ucontext are C structures")]
 
-/// A write to memory that is mapped but not writable (SIGSEGV), or write-protected by userfaultfd (SIGBUS): the
-/// only kinds of fault that can be ours.
+use super::signal::{Access, Fault};
+
+/// An access that the protection of mapped memory refused (SIGSEGV), or that of userfaultfd
+/// (SIGBUS): the only kinds of fault that can be ours.
 ///
-/// Returns the address of the store, or `None` for every other fault: reads, jumps, unmapped addresses
-/// (`SEGV_MAPERR`), protection keys, and signals that were sent (`si_code <= 0`).
+/// `None` for all others: jumps, unmapped addresses (`SEGV_MAPERR`), protection keys, and signals
+/// that were sent (`si_code <= 0`).
 ///
 /// # Safety
 ///
 /// `info` and `context` are what the kernel passed to a `SA_SIGINFO` handler of SIGSEGV or SIGBUS.
-pub(super) unsafe fn refused_store(
+pub(super) unsafe fn fault(
     info: *const libc::siginfo_t,
     context: *const libc::c_void,
-) -> Option<usize> {
+) -> Option<Fault> {
     const SEGV_ACCERR: i32 = 2;
     const BUS_ADRERR: i32 = 2;
     // SAFETY: the kernel passes a valid siginfo (this function's contract).
@@ -23,35 +25,46 @@ pub(super) unsafe fn refused_store(
         libc::SIGBUS => BUS_ADRERR,
         _ => SEGV_ACCERR,
     };
-    // SAFETY: the kernel passes a valid ucontext.
-    if info.si_code != code || !unsafe { is_store(context.cast()) } {
+    if info.si_code != code {
         return None;
     }
+    // SAFETY: the kernel passes a valid ucontext.
+    let access = unsafe { access(context.cast()) }?;
     // SAFETY: with this code the kernel fills in the address.
-    let address = unsafe { info.si_addr() };
-    Some(address as usize)
+    let address = unsafe { info.si_addr() } as usize;
+    Some(Fault { address, access })
 }
 
-/// The page-fault error code: bit 1 is set for a write (Intel SDM volume 3, "Interrupt 14").
+/// The page-fault error code: bit 1 is set for a write, bit 4 for a jump (Intel SDM volume 3,
+/// "Interrupt 14").
 ///
 /// # Safety
 ///
-/// `context` is a valid ucontext of a SIGSEGV.
+/// `context` is a valid ucontext of a SIGSEGV or SIGBUS.
 #[cfg(target_arch = "x86_64")]
-unsafe fn is_store(context: *const libc::ucontext_t) -> bool {
+unsafe fn access(context: *const libc::ucontext_t) -> Option<Access> {
+    const WRITE: i64 = 1 << 1;
+    const JUMP: i64 = 1 << 4;
     // SAFETY: a valid ucontext (this function's contract).
     let error = unsafe { (*context).uc_mcontext.gregs[libc::REG_ERR as usize] };
-    error & 2 != 0
+    if error & WRITE != 0 {
+        Some(Access::Write)
+    } else if error & JUMP != 0 {
+        None
+    } else {
+        Some(Access::Read)
+    }
 }
 
-/// The exception syndrome, one of the records behind the registers: bit 6 (WnR) is set for a write
-/// (Arm ARM, "ESR_EL1", data aborts; Linux `asm/sigcontext.h` for the records).
+/// The exception syndrome, one of the records behind the registers: bit 6 (WnR) of a data abort is
+/// set for a write, and a jump is no data abort (Arm ARM, "ESR_EL1"; Linux `asm/sigcontext.h` for
+/// the records).
 ///
 /// # Safety
 ///
-/// `context` is a valid ucontext of a SIGSEGV.
+/// `context` is a valid ucontext of a SIGSEGV or SIGBUS.
 #[cfg(target_arch = "aarch64")]
-unsafe fn is_store(context: *const libc::ucontext_t) -> bool {
+unsafe fn access(context: *const libc::ucontext_t) -> Option<Access> {
     const RECORDS: usize = 4096;
     const ESR_MAGIC: u32 = 0x4553_5201;
     const HEAD: usize = 8;
@@ -71,14 +84,19 @@ unsafe fn is_store(context: *const libc::ucontext_t) -> bool {
             let esr = unsafe { record.wrapping_add(HEAD).cast::<u64>().read_unaligned() };
             let class = esr >> 26;
             let data_abort = class == 0x24 || class == 0x25;
-            return data_abort && esr & (1 << 6) != 0;
+            let access = if esr & (1 << 6) != 0 {
+                Access::Write
+            } else {
+                Access::Read
+            };
+            return data_abort.then_some(access);
         }
         if magic == 0 || size < HEAD {
             break;
         }
         offset += size;
     }
-    false
+    None
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

@@ -1,6 +1,6 @@
 //! The handler's installation, for SIGSEGV and for SIGBUS, and forwarding what is not ours.
 //!
-//! Process-wide state of the crate is here, in [`crate::process::registry`] (which arenas exist), in `fork` (the
+//! Process-wide state of the crate is here, in [`crate::process::registered`] (which arenas exist), in `fork` (the
 //! hooks), in `mappings` (the budget), in `userfaultfd` (its descriptor) and in `protect/probe.rs` (whether it
 //! has worked). The handler is installed once for each signal, by the first arena that
 //! needs it, and stays.
@@ -20,8 +20,23 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 
 use super::context;
 
-/// Makes a refused store to this address possible; `false` when the address is not ours.
-pub(crate) type Resolve = fn(usize) -> bool;
+/// An access to memory that is mapped, which the processor refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub address: usize,
+    pub access: Access,
+}
+
+/// What was refused. A jump is neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    /// A store, or a read-modify-write.
+    Write,
+}
+
+/// Makes a refused access possible; `false` when it is not ours.
+pub(crate) type Resolve = fn(Fault) -> bool;
 
 struct Installed {
     resolve: Resolve,
@@ -146,8 +161,8 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         return;
     };
     // SAFETY: the kernel's own arguments.
-    let store = unsafe { context::refused_store(info, context) };
-    let resolved = store.is_some_and(installed.resolve);
+    let fault = unsafe { context::fault(info, context) };
+    let resolved = fault.is_some_and(installed.resolve);
     Errno::set_raw(errno);
     if !resolved {
         FORWARDED.fetch_add(1, Ordering::Relaxed);

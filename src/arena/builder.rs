@@ -1,0 +1,79 @@
+//! Options of a new arena.
+
+use crate::arena::Arena;
+use crate::error::Error;
+use crate::options::{Engine, Options, Window};
+use crate::process::registered::Registered;
+
+/// Options for a new [`Arena`].
+///
+/// ```
+/// let arena = pagecow::Arena::builder()
+///     .store_limit(16 << 20)
+///     .build(256 << 20)?;
+/// # Ok::<(), pagecow::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ArenaBuilder {
+    options: Options,
+}
+
+impl Arena {
+    /// Options for a new arena.
+    pub fn builder() -> ArenaBuilder {
+        ArenaBuilder {
+            options: Options::default(),
+        }
+    }
+}
+
+impl ArenaBuilder {
+    /// The most bytes that saved pages may take, rounded down to whole pages (default: no limit).
+    /// No more address space is reserved for them either; without a limit that is two to four times
+    /// the arena's, or more where several snapshots live long. A snapshot that has failed keeps its
+    /// copies until it is dropped. When a write needs a copy and none can be made, the snapshots
+    /// that need it fail ([`Error::StoreExhausted`]) and the writer goes on.
+    pub fn store_limit(mut self, bytes: usize) -> Self {
+        self.options.store_limit = bytes;
+        self
+    }
+
+    /// How many neighbours a first write saves along with its page (default: [`Window::default`],
+    /// with at most 4 copies made per page written, all copies counted). A store whose limit could
+    /// not hold all pages of the arena besides older snapshots' gets no copies ahead, since they
+    /// might take a frame that a write needs. Copies ahead for one snapshot can leave too few for
+    /// the next while both live: with several at once, ask for the arena's size for each, or for
+    /// [`Window::Page`].
+    pub fn window(mut self, window: Window) -> Self {
+        self.options.window = window;
+        self
+    }
+
+    /// How write permission is taken and given (default: [`Engine::Mprotect`]).
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.options.engine = engine;
+        self
+    }
+
+    /// Whether the system is asked for huge pages, 2 MiB on x86-64 (default: no). Taking a snapshot
+    /// then takes a twentieth of the time or less, and pages of a huge page of which none was
+    /// written stay one; the first write to a page after a snapshot splits its huge page, for good.
+    /// Has no effect where the system has no transparent huge pages
+    /// (`/sys/kernel/mm/transparent_hugepage/enabled` says "never").
+    pub fn huge_pages(mut self, huge_pages: bool) -> Self {
+        self.options.huge_pages = huge_pages;
+        self
+    }
+
+    /// An arena of `len` bytes, rounded up to whole pages, zero-filled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Arena::new`].
+    pub fn build(self, len: usize) -> Result<Arena, Error> {
+        Ok(Arena {
+            registered: Registered::new(len, &self.options)?,
+        })
+    }
+}

@@ -1,0 +1,143 @@
+//! A range of an arena that is kept writable, for system calls.
+
+use std::io::{self, Read};
+use std::ops::{Bound, Deref, DerefMut, Range, RangeBounds};
+
+use crate::arena::Arena;
+use crate::error::Error;
+
+/// Part of an arena that stays writable, without faults, for as long as this guard lives.
+///
+/// Made by [`Arena::writable`]. Derefs to `[u8]`, so that system calls may write into it. It has to
+/// be dropped on the thread that made it. No snapshot of the arena is taken while it lives. One
+/// that is leaked (`mem::forget`) ends when the arena itself is next asked for a snapshot or a
+/// guard, or is dropped; until then snapshots by a [`Snapshotter`](crate::Snapshotter) wait, and
+/// fail with [`Error::GuardHeld`] on the thread that leaked it.
+pub struct Writable<'a> {
+    arena: &'a mut Arena,
+    range: Range<usize>,
+    /// Guards are counted per thread.
+    _not_send: std::marker::PhantomData<*mut ()>,
+}
+
+impl Arena {
+    /// Keeps a range of bytes writable, for system calls that write into memory.
+    ///
+    /// The kernel does not fault for its own writes: `read(2)` into a page that a snapshot has
+    /// armed fails with `EFAULT`, or returns short; a `recv` of a datagram into one fails and the
+    /// datagram is lost. That goes on after the last snapshot is gone, until the page is written or
+    /// [`open_all`](Self::open_all) is called. The pages of the range are saved as far as live
+    /// snapshots need them, and stay writable while the guard lives. No snapshot commits meanwhile:
+    /// a thread that takes one waits for the guard to go.
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// # let file = tempfile::tempfile()?;
+    /// # file.set_len(5000)?;
+    /// let mut arena = pagecow::Arena::new(1 << 20)?;
+    /// let snapshot = arena.snapshot()?;
+    /// let mut part = arena.writable(100..5000)?;
+    /// (&file).read_exact(&mut part)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`]. With the store used up the snapshots fail, not this call.
+    pub fn writable(&mut self, range: impl RangeBounds<usize>) -> Result<Writable<'_>, Error> {
+        let range = checked_range(&range, self.len())?;
+        if let Some(pages) = self.core().page_size().pages_of(&range) {
+            self.core().begin_guard(pages);
+        }
+        Ok(Writable {
+            arena: self,
+            range,
+            _not_send: std::marker::PhantomData,
+        })
+    }
+
+    /// Fills a range of bytes from `source`, until the range is full or the source has no more;
+    /// returns how many bytes arrived. Works for armed pages, where a system call that reads into a
+    /// plain slice fails.
+    ///
+    /// Goes through a buffer of 256 KiB and a [`writable`](Self::writable) guard for what has
+    /// arrived in it: saves the pages that bytes arrive for and no others, and keeps no snapshot
+    /// waiting while the source does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`] (as [`io::ErrorKind::InvalidInput`]), and what `source` says; what
+    /// arrived before that stays.
+    pub fn read_from(
+        &mut self,
+        range: impl RangeBounds<usize>,
+        mut source: impl Read,
+    ) -> io::Result<usize> {
+        let range = checked_range(&range, self.len())?;
+        let mut buffer = vec![0; range.len().min(256 << 10)];
+        let mut at = range.start;
+        while at < range.end {
+            let room = buffer.len().min(range.end - at);
+            match source.read(&mut buffer[..room]) {
+                Ok(0) => break,
+                Ok(read) => {
+                    self.writable(at..at + read)?
+                        .copy_from_slice(&buffer[..read]);
+                    at += read;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(at - range.start)
+    }
+}
+
+/// The bytes that a range means in an arena of `len` bytes.
+fn checked_range(range: &impl RangeBounds<usize>, len: usize) -> Result<Range<usize>, Error> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => len,
+    };
+    if start > end || end > len {
+        return Err(Error::OutOfBounds { start, end, len });
+    }
+    Ok(start..end)
+}
+
+impl Deref for Writable<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.arena[self.range.clone()]
+    }
+}
+
+impl DerefMut for Writable<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let range = self.range.clone();
+        &mut self.arena[range]
+    }
+}
+
+impl Drop for Writable<'_> {
+    fn drop(&mut self) {
+        if !self.range.is_empty() {
+            self.arena.core().end_guard();
+        }
+    }
+}
+
+impl std::fmt::Debug for Writable<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writable")
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}

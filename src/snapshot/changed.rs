@@ -1,0 +1,49 @@
+//! Which pages were written between two snapshots.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::snapshot::Snapshot;
+
+impl Snapshot {
+    /// The pages that were written after `older` and before this snapshot, as ranges of page
+    /// indices, ascending, not touching each other.
+    ///
+    /// Never misses a page that was written. May name pages that were not: such as were saved and
+    /// disarmed along with a neighbour (a [`Window`](crate::Window) of one page avoids that until
+    /// mappings run short), or made writable by [`writable`](crate::Arena::writable). Costs time
+    /// for the copies in the store, not for pages.
+    ///
+    /// ```
+    /// let mut arena = pagecow::Arena::new(1 << 20)?;
+    /// let page = arena.page_size();
+    /// let older = arena.snapshot()?;
+    /// arena[3 * page] = 1;
+    /// arena[4 * page] = 1;
+    /// let newer = arena.snapshot()?;
+    /// assert_eq!(newer.changed_since(&older)?, [3..5]);
+    /// # Ok::<(), pagecow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotOlder`] when `older` is newer, or of another arena; [`Error::StoreExhausted`]
+    /// when one of the two has failed.
+    pub fn changed_since(&self, older: &Self) -> Result<Vec<Range<usize>>, Error> {
+        let number = self.live().epoch;
+        let other = older.live().epoch;
+        let same_arena = Arc::ptr_eq(&self.held.registered, &older.held.registered);
+        if !same_arena || other > number {
+            return Err(Error::NotOlder {
+                snapshot: number.get(),
+                other: same_arena.then_some(other.get()),
+            });
+        }
+        let pages = self.core().changed_between(older.live(), self.live())?;
+        let runs = pages.chunk_by(|a, b| a.get() + 1 == b.get());
+        Ok(runs
+            .map(|run| run[0].get()..run[0].get() + run.len())
+            .collect())
+    }
+}
