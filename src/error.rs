@@ -66,12 +66,6 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// A text that was parsed is not the name of an [`Engine`](crate::Engine). Nothing was done;
-    /// use one of the names in [`Engine::ALL`](crate::Engine::ALL).
-    NoSuchEngine {
-        /// The text.
-        name: String,
-    },
     /// When a snapshot is taken: the system did not take write permission from pages, so there is
     /// no snapshot. When [`open_all`](crate::Arena::open_all) is called: it did not give it back,
     /// so some pages may still refuse system calls. Nothing was lost, and stores go on as before.
@@ -165,12 +159,6 @@ impl fmt::Display for Error {
                 "the engine {engine:?} does not protect memory here: {source}; make an arena with \
                  Engine::best() or Engine::Mprotect, and do not close the engine's file descriptor"
             ),
-            Self::NoSuchEngine { name } => {
-                write!(f, "there is no engine {name:?}; engines are")?;
-                crate::Engine::ALL
-                    .iter()
-                    .try_for_each(|engine| write!(f, " {engine}"))
-            }
             Self::Protect { pages, source } => write!(
                 f,
                 "cannot change the write permission of {pages} pages: {source}; if the process \
@@ -243,7 +231,6 @@ impl From<Error> for io::Error {
         let kind = match &error {
             Error::OutOfBounds { .. }
             | Error::NoSuchPage { .. }
-            | Error::NoSuchEngine { .. }
             | Error::Size { .. }
             | Error::Window { .. }
             | Error::NotOlder { .. } => io::ErrorKind::InvalidInput,

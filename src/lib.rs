@@ -33,7 +33,7 @@ pub mod docs;
 #[cfg(not(loom))]
 pub use arena::{Arena, ArenaBuilder, Left, Pending, Snapshotter, Writable};
 pub use error::Error;
-pub use options::{Engine, Window};
+pub use options::{Engine, ParseEngineError, Window};
 #[cfg(not(loom))]
 pub use snapshot::{Page, Pages, Snapshot, SnapshotReader, SnapshotStats};
 pub use stats::{Histogram, Stats};

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::Error;
-
 /// How write permission is taken from pages, and given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -52,25 +50,41 @@ impl fmt::Display for Engine {
 /// From its [name](Engine::name).
 ///
 /// ```
-/// use pagecow::{Engine, Error};
+/// use pagecow::Engine;
 /// let engine: Engine = "userfaultfd".parse()?;
 /// assert_eq!(engine, Engine::Userfaultfd);
 /// assert_eq!(engine.to_string(), "userfaultfd");
-/// assert!(matches!("mmap".parse::<Engine>(), Err(Error::NoSuchEngine { .. })));
-/// # Ok::<(), Error>(())
+/// let error = "mmap".parse::<Engine>().unwrap_err();
+/// assert_eq!(error.to_string(), "no engine is called \"mmap\"; ask for mprotect or userfaultfd");
+/// # Ok::<(), pagecow::ParseEngineError>(())
 /// ```
 impl FromStr for Engine {
-    type Err = Error;
+    type Err = ParseEngineError;
 
-    /// [`Error::NoSuchEngine`] for anything else than the name of an engine.
-    fn from_str(name: &str) -> Result<Self, Error> {
+    fn from_str(name: &str) -> Result<Self, ParseEngineError> {
         let mut all = Self::ALL.iter().copied();
         all.find(|engine| engine.name() == name)
-            .ok_or_else(|| Error::NoSuchEngine {
+            .ok_or_else(|| ParseEngineError {
                 name: name.to_owned(),
             })
     }
 }
+
+/// A text is not the [name](Engine::name) of an [`Engine`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseEngineError {
+    name: String,
+}
+
+impl fmt::Display for ParseEngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = Engine::ALL.iter().map(|engine| engine.name()).collect();
+        let names = names.join(" or ");
+        write!(f, "no engine is called {:?}; ask for {names}", self.name)
+    }
+}
+
+impl std::error::Error for ParseEngineError {}
 
 /// How many neighbours of a page its first write saves and makes writable along with it.
 ///
@@ -117,10 +131,10 @@ impl Default for Window {
 
 #[cfg(not(loom))]
 impl Window {
-    /// Whether an arena can be made with it. What chooses windows takes any, since it runs in the
-    /// handler.
-    pub(crate) fn check(self) -> Result<(), Error> {
-        let makes_sense = match self {
+    /// Whether an arena can be made with it. The function that chooses windows takes any, since it
+    /// runs in the handler.
+    pub(crate) fn makes_sense(self) -> bool {
+        match self {
             Self::Page => true,
             Self::Fixed(pages) => pages >= 1,
             // Not a number is not at least 1 either.
@@ -128,10 +142,7 @@ impl Window {
                 max_pages,
                 max_ratio,
             } => max_pages >= 1 && max_ratio >= 1.0,
-        };
-        makes_sense
-            .then_some(())
-            .ok_or(Error::Window { window: self })
+        }
     }
 }
 

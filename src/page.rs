@@ -44,8 +44,8 @@ impl PageSize {
         1 << self.shift
     }
 
-    /// Pages that one table of page-table entries covers, and that a huge page replaces. In models, whose pages
-    /// hold a few bytes, two.
+    /// Pages that one table of page-table entries covers, and that a huge page replaces. In models,
+    /// whose pages hold a few bytes, two.
     pub const fn pages_of_table(self) -> usize {
         if cfg!(loom) {
             2

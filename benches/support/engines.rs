@@ -11,9 +11,9 @@ use super::{Report, mapping};
 pub struct Engine(pagecow::Engine);
 
 impl TryFrom<String> for Engine {
-    type Error = pagecow::Error;
+    type Error = pagecow::ParseEngineError;
 
-    fn try_from(name: String) -> Result<Self, pagecow::Error> {
+    fn try_from(name: String) -> Result<Self, pagecow::ParseEngineError> {
         name.parse().map(Self)
     }
 }

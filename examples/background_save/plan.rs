@@ -9,7 +9,8 @@ pub const RECORD_BYTES: usize = RECORD_WORDS * 8;
 /// checksum. The words are stored in this order.
 pub type Record = [u64; RECORD_WORDS];
 
-/// Who writes what, and in which order. Writer `w` owns the pages `p` with `p % writers == w`.
+/// Which writer writes what, and in which order. Writer `w` owns the pages `p` with
+/// `p % writers == w`.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     seed: u64,

@@ -33,7 +33,10 @@ pub(crate) struct Registered {
 impl Registered {
     /// Reserves an arena of `len` bytes, rounded up to whole pages.
     pub fn new(len: usize, options: &Options) -> Result<Arc<Self>> {
-        options.window.check()?;
+        if !options.window.makes_sense() {
+            let window = options.window;
+            return Err(Error::Window { window });
+        }
         let page_size = PageSize::host();
         let pages = page_size.count_for(len).ok_or(Error::Size {
             bytes: len,

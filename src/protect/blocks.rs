@@ -1,6 +1,7 @@
-//! How pages are armed where the protection is a bit in each page-table entry, as with userfaultfd: a page that was
-//! never touched has no entry, and making one costs memory. So a block of pages of which none was touched is
-//! protected as a whole, by its mapping, until the first store to one of them has its pages protected one by one.
+//! How pages are armed where the protection is a bit in each page-table entry, as with userfaultfd:
+//! a page that was never touched has no entry, and making one costs memory. So a block of pages of
+//! which none was touched is protected as a whole, by its mapping, until the first store to one of
+//! them has its pages protected one by one.
 //!
 //! ```text
 //!             armed as a whole                     split: one caller wins
@@ -13,8 +14,9 @@
 //!     +----------------------------------------------------------------------------+ others wait
 //! ```
 //!
-//! While a block is split its pages stay protected: first one by one, then no more as a whole. Nobody may open a page
-//! of it before that is done, or the splitting would close that page again, for good: the dirty set says open.
+//! While a block is split its pages stay protected: first one by one, then no more as a whole.
+//! Nobody may open a page of it before that is done, or the splitting would close that page again,
+//! for good: the dirty set says open.
 //!
 //! In doubt is a block whose protection failed, in which some pages may be protected and some not.
 //! Splitting takes it for a whole one. Arming must not: its pages may be open.
@@ -145,8 +147,8 @@ impl Blocks {
         }
     }
 
-    /// These pages and those of the untouched blocks that they have a part of, which are better armed with
-    /// them. While nobody disarms.
+    /// These pages and those of the untouched blocks that they have a part of, which are better
+    /// armed with them. While nobody disarms.
     pub fn whole_blocks(&self, range: PageRange, by: &impl Protect) -> PageRange {
         let block = self.pages_of(range.start() / self.block);
         let is_cut = block.start() < range.start();
@@ -158,7 +160,8 @@ impl Blocks {
         PageRange::from(start..self.whole_end(range.end(), by))
     }
 
-    /// Gives write permission back to pages that the caller has claimed. Async-signal-safe when `by` is.
+    /// Gives write permission back to pages that the caller has claimed. Async-signal-safe when
+    /// `by` is.
     pub fn disarm(&self, range: PageRange, by: &impl Protect) -> Result<(), ProtectError> {
         if range.count() == self.pages {
             // Nobody else is at work.
@@ -182,7 +185,7 @@ impl Blocks {
         Ok(())
     }
 
-    /// Splits all blocks, by so few calls that no further mapping is needed. While nobody disarms.
+    /// Splits all blocks, by few calls, which need no further mapping. While nobody disarms.
     pub fn split_all(&self, by: &impl Protect) -> Result<(), ProtectError> {
         let all = PageRange::all(self.pages);
         for (block, pages) in self.parts(all) {
@@ -274,8 +277,8 @@ impl Blocks {
         }
     }
 
-    /// Sees to it that the block's pages are protected one by one, by `act`, which one caller does while others
-    /// wait. Async-signal-safe when `act` is.
+    /// Sees to it that the block's pages are protected one by one, by `act`, which one caller does
+    /// while others wait. Async-signal-safe when `act` is.
     fn split(
         &self,
         block: usize,

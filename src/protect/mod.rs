@@ -1,10 +1,11 @@
-//! An arena's memory and its protection, by the engine that was asked for. What depends on the engine is decided
-//! here, once; [`crate::sys`] makes the calls.
+//! An arena's memory and its protection, by the engine that was asked for. What depends on the
+//! engine is decided here, once; [`crate::sys`] makes the calls.
 //!
-//! - `mprotect` works on mappings, and each border between armed and open pages is a border of two of them.
-//! - `userfaultfd` protects pages one by one, and splits nothing but around [`blocks`] that were never touched.
-//!   Its descriptor may be closed by somebody, which ends all protection, for good. In the child of a fork it
-//!   protects nothing, and mprotect takes over.
+//! - `mprotect` works on mappings, and each border between armed and open pages is a border of two
+//!   of them.
+//! - `userfaultfd` protects pages one by one, and splits nothing but around [`blocks`] that were
+//!   never touched. Its descriptor may be closed by somebody, which ends all protection, for good.
+//!   In the child of a fork it protects nothing, and mprotect takes over.
 
 mod blocks;
 #[cfg(not(loom))]
@@ -118,9 +119,9 @@ impl Protection {
         })
     }
 
-    /// Makes calls that open pages, again where they are refused for no lack of mappings: the store that
-    /// waits for them can neither land nor be refused, and lack of memory passes. Gives up the protection
-    /// of an engine that has lost it. Async-signal-safe.
+    /// Makes calls that open pages, again where they are refused for no lack of mappings: the store
+    /// that waits for them can neither land nor be refused, and lack of memory passes. Gives up the
+    /// protection of an engine that has lost it. Async-signal-safe.
     fn insist(&self, act: impl Fn() -> Protected) -> Protected {
         let mut done = act();
         for _ in 0..RETRIES {
@@ -128,7 +129,8 @@ impl Protection {
                 break;
             }
             if let (Err(_), Some(engine)) = (self.check(), self.active()) {
-                // All snapshots are known to have failed: the mappings need not refuse stores any more.
+                // All snapshots are known to have failed: the mappings need not refuse stores any
+                // more.
                 return engine.blocks.open_mappings(&self.calls_of(engine));
             }
             done = act();
@@ -136,9 +138,9 @@ impl Protection {
         done
     }
 
-    /// Opens the way for calls that open pages when there is no mapping left to split, where mappings are split
-    /// around blocks only; all pages stay as armed as they were. Returns whether it did. Not while others open
-    /// pages.
+    /// Opens the way for calls that open pages when there is no mapping left to split, where
+    /// mappings are split around blocks only; all pages stay as armed as they were. Returns whether
+    /// it did. Not while others open pages.
     pub fn unfold(&self) -> Protected<bool> {
         match self.active() {
             Some(engine) => {
@@ -154,15 +156,15 @@ impl Protection {
         self.active().is_none()
     }
 
-    /// Whether userfaultfd protects the pages: refused stores may come as SIGBUS, and a [check](Self::check) costs
-    /// a system call.
+    /// Whether userfaultfd protects the pages: refused stores may come as SIGBUS, and a
+    /// [check](Self::check) costs a system call.
     #[cfg(not(loom))]
     pub fn uses_userfaultfd(&self) -> bool {
         self.active().is_some()
     }
 
-    /// How memory is made resident: not by a call where writers change mappings, since both need the kernel's lock
-    /// of them.
+    /// How memory is made resident: not by a call where writers change mappings, since both need
+    /// the kernel's lock of them.
     pub fn populate(&self) -> Populate {
         if self.splits_mappings() {
             Populate::ByTouch
@@ -196,9 +198,9 @@ impl Protection {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// Where a call that would arm pages up to `end`, one past the last, costs least when it may end later: at the end
-    /// of a block that is protected as a whole, or of a huge page, which would be split for good. Not while
-    /// others open pages.
+    /// Where a call that would arm pages up to `end`, one past the last, costs least when it may
+    /// end later: at the end of a block that is protected as a whole, or of a huge page, which
+    /// would be split for good. Not while others open pages.
     pub fn whole_end(&self, end: usize) -> usize {
         let end = self.active().map_or(end, |engine| {
             engine.blocks.whole_end(end, &self.calls_of(engine))
@@ -210,7 +212,8 @@ impl Protection {
         }
     }
 
-    /// As [`Blocks::whole_blocks`]; the same pages where there are no blocks. Not while others open pages.
+    /// As [`Blocks::whole_blocks`]; the same pages where there are no blocks. Not while others open
+    /// pages.
     pub fn whole_blocks(&self, range: PageRange) -> PageRange {
         self.active().map_or(range, |engine| {
             engine.blocks.whole_blocks(range, &self.calls_of(engine))
@@ -229,8 +232,8 @@ impl Protection {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// In the child of a fork, where userfaultfd protects nothing: arms all pages but `open`, and goes on with
-    /// mprotect. Returns whether anything was to be done.
+    /// In the child of a fork, where userfaultfd protects nothing: arms all pages but `open`, and
+    /// goes on with mprotect. Returns whether anything was to be done.
     #[cfg(not(loom))]
     pub fn move_to_mprotect(&self, open: Option<PageRange>) -> Protected<bool> {
         let Some(engine) = self.active() else {

@@ -8,8 +8,8 @@ use crate::options::Engine;
 use crate::sys::userfaultfd;
 
 impl Engine {
-    /// The engine that costs least where the program runs: [`Userfaultfd`](Self::Userfaultfd) when the
-    /// system allows it, else [`Mprotect`](Self::Mprotect).
+    /// The engine that costs least where the program runs: [`Userfaultfd`](Self::Userfaultfd) when
+    /// the system allows it, else [`Mprotect`](Self::Mprotect).
     pub fn best() -> Self {
         match Self::Userfaultfd.check() {
             Ok(()) => Self::Userfaultfd,
@@ -17,8 +17,8 @@ impl Engine {
         }
     }
 
-    /// Whether arenas with this engine can be made here. Tries it until it works once in the process; what goes
-    /// wrong after that is found when an arena is made.
+    /// Whether arenas with this engine can be made here. Tries it until it works once in the
+    /// process; what goes wrong after that is found when an arena is made.
     ///
     /// # Errors
     ///

@@ -1,9 +1,11 @@
 //! A system made of loom's atomics, for the models.
 //!
-//! What it keeps of the real one: a store to a page that is not writable is refused; permissions change page by
-//! page, so that others run in between; when a call has made a page read-only no store to it succeeds any
-//! more (the lock is the TLB shootdown); a thread that sees a store that succeeded sees what was done before the
-//! page was opened (the fence; `docs/soundness.md`).
+//! What it keeps of the real one: a store to a page that is not writable is refused; permissions
+//! change page by page, so that others run in between; when a call has made a page read-only no
+//! store to it succeeds any more (the lock is the TLB shootdown); a thread that sees a store that
+//! succeeded sees what was done before the page was opened (the fence; `docs/soundness.md`).
+
+pub(crate) mod userfaultfd;
 
 use std::io;
 use std::ops::Deref;
@@ -24,13 +26,14 @@ pub(crate) struct Memory {
     pages: Vec<Page>,
     /// Where it is registered: its pages have a permission of their own.
     descriptor: OnceLock<Descriptor>,
-    /// Refuse to make pages writable by mprotect, but for all of them at once, as a kernel without mappings to give
-    /// does where none can be joined. With userfaultfd, which leaves open pages between those that mprotect
-    /// arms, also to make them read-only.
+    /// Refuse to make pages writable by mprotect, but for all of them at once, as a kernel without
+    /// mappings to give does where none can be joined. With userfaultfd, which leaves open pages
+    /// between those that mprotect arms, also to make them read-only.
     pub no_mappings: PlainBool,
     /// Refuse to make pages read-only one by one.
     pub no_pages: PlainBool,
-    /// Refuse to make pages writable that are not beside a writable one, as such a kernel does otherwise.
+    /// Refuse to make pages writable that are not beside a writable one, as such a kernel does
+    /// otherwise.
     pub no_splits: PlainBool,
     /// Change the first half of the pages before a call is refused for any of these.
     pub half_way: PlainBool,
@@ -240,70 +243,6 @@ impl Memory {
     }
 }
 
-pub(crate) mod userfaultfd {
-    use std::io;
-    // Counts nothing that models are about.
-    use std::sync::Arc;
-    use std::sync::atomic::Ordering as Plain;
-
-    use loom::sync::atomic::{AtomicBool, Ordering};
-
-    use super::{Memory, set};
-    use crate::page::{PageRange, PageSize};
-    use crate::sys::{Permission, ProtectError};
-
-    /// One of its own for each arena.
-    #[derive(Clone, Debug)]
-    pub(crate) struct Descriptor {
-        closed: Arc<AtomicBool>,
-    }
-
-    impl Descriptor {
-        pub fn shared() -> io::Result<Self> {
-            Ok(Self {
-                closed: Arc::new(AtomicBool::new(false)),
-            })
-        }
-
-        pub fn register(&self, memory: &Memory) -> io::Result<()> {
-            memory.descriptor.get_or_init(|| self.clone());
-            Ok(())
-        }
-
-        pub fn check(&self) -> io::Result<()> {
-            if self.closed.load(Ordering::SeqCst) {
-                Err(io::Error::from_raw_os_error(libc::EBADF))
-            } else {
-                Ok(())
-            }
-        }
-
-        pub fn protect(
-            &self,
-            memory: &Memory,
-            range: PageRange,
-            _page_size: PageSize,
-            permission: Permission,
-        ) -> Result<(), ProtectError> {
-            if self.check().is_err() {
-                return Err(ProtectError::Refused(libc::EBADF));
-            }
-            if permission == Permission::ReadOnly && memory.no_pages.load(Plain::Relaxed) {
-                return Err(ProtectError::Refused(libc::ENOMEM));
-            }
-            for page in range.iter() {
-                set(&memory.pages[page.get()].own, permission);
-            }
-            Ok(())
-        }
-
-        /// What a program does that closes descriptors that it does not know.
-        pub fn close(&self) {
-            self.closed.store(true, Ordering::SeqCst);
-        }
-    }
-}
-
 pub(crate) struct Zeroed<T> {
     values: Vec<T>,
 }
@@ -324,8 +263,8 @@ impl<T> Deref for Zeroed<T> {
     }
 }
 
-/// One lock and one condition for all words: sleepers wake early, and a wake-up that was forgotten is a
-/// deadlock that loom reports.
+/// One lock and one condition for all words: sleepers wake early, and a wake-up that was forgotten
+/// is a deadlock that loom reports.
 pub(crate) mod futex {
     use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
     use loom::sync::{Condvar, Mutex};

@@ -2,29 +2,31 @@
 //!
 //! # Contract
 //!
-//! A backend makes calls, and decides nothing: which call protects which page is [`crate::protect`]'s. It offers:
+//! A backend makes calls, and decides nothing: which call protects which page is
+//! [`crate::protect`]'s. It offers:
 //!
-//! - [`Memory`]: zero-filled pages, reserved but not resident until touched. [`guarded`](Memory::guarded) is an
-//!   arena's: its mapping borders on no other, so a call over all of it splits none. `read` may run while others
-//!   store to the same bytes, and then yields some mixture; `copy_page` takes only a page that nobody can
-//!   store to.
-//! - [`Memory::protect`]: the permission of a mapping. Each border between two permissions is one of
-//!   mappings; [`ProtectError::NoMappings`] means that the kernel's limit of them is reached.
-//! - [`userfaultfd::Descriptor`]: the permission of pages one by one, which splits nothing. It ends when somebody
-//!   closes the descriptor, which [`check`](userfaultfd::Descriptor::check) tells, and in the child of a fork.
+//! - [`Memory`]: zero-filled pages, reserved but not resident until touched.
+//!   [`guarded`](Memory::guarded) is an arena's: its mapping borders on no other, so a call over
+//!   all of it splits none. `read` may run while others store to the same bytes, and then yields
+//!   some mixture; `copy_page` takes only a page that nobody can store to.
+//! - [`Memory::protect`]: the permission of a mapping. Each border between two permissions is one
+//!   of mappings; [`ProtectError::NoMappings`] means that the kernel's limit of them is reached.
+//! - [`userfaultfd::Descriptor`]: the permission of pages one by one, which splits nothing. It ends
+//!   when somebody closes the descriptor, which [`check`](userfaultfd::Descriptor::check) tells,
+//!   and in the child of a fork.
 //! - [`Zeroed`]: a slice of atomics in lazily zeroed memory.
 //! - `futex`: sleeping and waking by address. A sleeper may wake early, never late.
 //! - `signal`, `fork`, `clock`, `mappings`, [`die`].
 //!
-//! A page is writable when both permissions say so. Each of the two calls that change them changes page by page.
-//! When it has returned for [`Permission::ReadOnly`] no store to its pages succeeds any more on any thread. When it
-//! failed it may have changed a part of its pages.
+//! A page is writable when both permissions say so. Each of the two calls that change them changes
+//! page by page. When it has returned for [`Permission::ReadOnly`] no store to its pages succeeds
+//! any more on any thread. When it failed it may have changed a part of its pages.
 //!
 //! Async-signal-safe, since they are called
 //!
-//! - in the handler: `copy_page`, `differs`, `Memory::protect`, `Descriptor::protect`, `Descriptor::check`, `futex`,
-//!   `clock::now` and `since`, `mappings::add`, `in_use` and `limit`, `thread_number`, `die`, and the values of a
-//!   `Zeroed`;
+//! - in the handler: `copy_page`, `differs`, `Memory::protect`, `Descriptor::protect`,
+//!   `Descriptor::check`, `futex`, `clock::now` and `since`, `mappings::add`, `in_use` and `limit`,
+//!   `thread_number`, `die`, and the values of a `Zeroed`;
 //! - with a gate closed, for which a thread may wait that holds any lock: besides, `first_touched`;
 //! - in the child of a fork: besides, `userfaultfd::forget_descriptor`.
 
@@ -67,8 +69,9 @@ pub(crate) enum Permission {
 /// How pages that hold nothing yet are made resident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Populate {
-    /// By one call, where the kernel has it: three times as fast, but it holds the lock of all mappings, which is
-    /// not fair. A thread that changes mappings meanwhile waits for up to 8 ms (measured).
+    /// By one call, where the kernel has it: three times as fast, but it holds the lock of all
+    /// mappings, which is not fair. A thread that changes mappings meanwhile waits for up to 8 ms
+    /// (measured).
     ByCall,
     /// By touching each.
     ByTouch,

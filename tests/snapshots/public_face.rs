@@ -65,7 +65,6 @@ fn engines_have_names() {
     for name in ["", "Mprotect", "mprotect "] {
         let error = name.parse::<Engine>().unwrap_err();
         let said = error.to_string();
-        assert!(matches!(error, Error::NoSuchEngine { .. }), "{said}");
         assert!(
             said.contains(&format!("{name:?}")) && said.contains("userfaultfd"),
             "{said}"

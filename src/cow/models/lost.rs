@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// One page is stored to without a fault, then another one with it, whose window copies the first: no snapshot may
-/// take that for what was. The writer goes on.
+/// One page is stored to without a fault, then another one with it, whose window copies the first:
+/// no snapshot may take that for what was. The writer goes on.
 #[test]
 fn closed_descriptor_and_reader() {
     model(2, || {

@@ -20,7 +20,7 @@ pub(crate) fn since(earlier: u64) -> u64 {
     now().saturating_sub(earlier)
 }
 
-/// Sleeps for about so many nanoseconds. Not in the handler.
+/// Sleeps for about this many nanoseconds. Not in the handler.
 pub(crate) fn sleep(nanoseconds: u64) {
     std::thread::sleep(std::time::Duration::from_nanos(nanoseconds));
 }

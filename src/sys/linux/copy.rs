@@ -1,5 +1,5 @@
-//! Copying a page past the processor's caches: nobody reads the copy soon, and fetching its old contents first
-//! would cost half as much again.
+//! Copying a page past the processor's caches: nobody reads the copy soon, and fetching its old
+//! contents first would cost half as much again.
 
 #![allow(unsafe_code, reason = "pointers, and the processor's own stores")]
 
@@ -7,7 +7,8 @@
 ///
 /// # Safety
 ///
-/// Two different ranges of `bytes` bytes, a multiple of 64, each aligned to 64; nobody else stores to either.
+/// Two different ranges of `bytes` bytes, a multiple of 64, each aligned to 64; nobody else stores
+/// to either.
 #[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn page(to: *mut u8, from: *const u8, bytes: usize) {
     use std::arch::x86_64::{__m128i, _mm_sfence, _mm_stream_si128};

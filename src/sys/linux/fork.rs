@@ -4,9 +4,9 @@
 //!   none ----> installing, by process p ----> installed
 //! ```
 //!
-//! Another thread may fork while the first arena is being made. Its child finds `installing` by a process
-//! that it is not, and installs the hooks itself; the C library may have had them by then, so they may be
-//! called twice, and the hooks themselves make nothing of the second time.
+//! Another thread may fork while the first arena is being made. Its child finds `installing` by a
+//! process that it is not, and installs the hooks itself; the C library may have had them by then,
+//! so they may be called twice, and the hooks themselves make nothing of the second time.
 
 #![allow(unsafe_code, reason = "pthread_atfork is not in std")]
 

@@ -34,8 +34,8 @@ fn low_half(word: &AtomicU64) -> *mut u32 {
 
 fn wait(word: *mut u32, seen: u32) {
     let forever = std::ptr::null::<libc::timespec>();
-    // SAFETY: `word` points into a live, aligned atomic. Every outcome (woken, changed, interrupted) is
-    // one for which callers look again.
+    // SAFETY: `word` points into a live, aligned atomic. Every outcome (woken, changed,
+    // interrupted) is one for which callers look again.
     unsafe {
         libc::syscall(
             libc::SYS_futex,

@@ -7,8 +7,8 @@ static LIMIT: AtomicUsize = AtomicUsize::new(65530);
 static IS_KNOWN: AtomicBool = AtomicBool::new(false);
 static IN_USE: AtomicI64 = AtomicI64::new(0);
 
-/// Asks the kernel for the limit: the first time, and where it begins to matter ([`crate::window::reach`]) if it
-/// is what it was. Not in the handler.
+/// Asks the kernel for the limit: the first time, and where it begins to matter
+/// ([`crate::window::reach`]) if it is what it was. Not in the handler.
 pub(crate) fn refresh_limit() {
     if IS_KNOWN.swap(true, Ordering::Relaxed) && in_use() < limit() / 2 {
         return;

@@ -22,8 +22,8 @@ pub(crate) struct Memory {
     len: usize,
 }
 
-// SAFETY: a `Memory` is an address range that it owns. Its methods say who may touch which bytes when;
-// none of them depends on the thread.
+// SAFETY: a `Memory` is an address range that it owns. Its methods say who may touch which bytes
+// when; none of them depends on the thread.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
@@ -47,9 +47,9 @@ impl Memory {
         })
     }
 
-    /// Memory for an arena: `pages` pages between some that nobody may touch, so that the mapping never
-    /// merges with a stranger's and a call over all of them splits nothing. Where it is long enough for huge
-    /// pages it begins with one.
+    /// Memory for an arena: `pages` pages between some that nobody may touch, so that the mapping
+    /// never merges with a stranger's and a call over all of them splits nothing. Where it is long
+    /// enough for huge pages it begins with one.
     pub fn guarded(pages: usize, page_size: PageSize) -> io::Result<Self> {
         let huge = page_size.pages_of_table();
         let alignment = if pages < huge { 1 } else { huge };
@@ -81,10 +81,12 @@ impl Memory {
         }
     }
 
-    /// Writes the first byte of memory that nobody else knows of yet. Before it is ever protected this gives the
-    /// mapping its bookkeeping, without which its parts never merge again ([`super::mprotect`]).
+    /// Writes the first byte of memory that nobody else knows of yet. Before it is ever protected
+    /// this gives the mapping its bookkeeping, without which its parts never merge again
+    /// ([`super::mprotect`]).
     pub fn write_first_byte(&self) {
-        // SAFETY: the first byte of the mapping, writable, and nobody else knows of it (the caller's).
+        // SAFETY: the first byte of the mapping, writable, and nobody else knows of it (the
+        // caller's).
         unsafe { self.start.write_volatile(0) };
     }
 
@@ -93,8 +95,9 @@ impl Memory {
         self.advise(libc::MADV_HUGEPAGE)
     }
 
-    /// Keeps it from becoming huge pages as it is touched, also where the system makes them unasked: the first
-    /// touch would have 2 MiB zeroed, in the handler perhaps. A system without them refuses, which is as good.
+    /// Keeps it from becoming huge pages as it is touched, also where the system makes them
+    /// unasked: the first touch would have 2 MiB zeroed, in the handler perhaps. A system without
+    /// them refuses, which is as good.
     pub fn in_small_pages(self) -> Self {
         self.advise(libc::MADV_NOHUGEPAGE)
     }
@@ -117,8 +120,8 @@ impl Memory {
         self.len
     }
 
-    /// Fills page `to`, which is the caller's alone, from page `page` of `from`, to which nobody can
-    /// store meanwhile: it is armed and claimed (invariant 3).
+    /// Fills page `to`, which is the caller's alone, from page `page` of `from`, to which nobody
+    /// can store meanwhile: it is armed and claimed (invariant 3).
     pub fn copy_page(&self, to: PageIndex, from: &Self, page: PageIndex, page_size: PageSize) {
         let source = page_size.offset_of(page);
         let target = page_size.offset_of(to);
@@ -126,13 +129,14 @@ impl Memory {
         debug_assert!(source + bytes <= from.len && target + bytes <= self.len);
         let source = from.start.wrapping_add(source);
         let target = self.start.wrapping_add(target);
-        // SAFETY: both pages are inside their mappings (asserted above), which are different and page-aligned;
-        // nobody stores to the one and nobody else uses the other (this function's contract).
+        // SAFETY: both pages are inside their mappings (asserted above), which are different and
+        // page-aligned; nobody stores to the one and nobody else uses the other (this function's
+        // contract).
         unsafe { super::copy::page(target, source, bytes) };
     }
 
-    /// Whether page `own` and page `page` of `other` differ. Others may store to either meanwhile; then the
-    /// answer means nothing.
+    /// Whether page `own` and page `page` of `other` differ. Others may store to either meanwhile;
+    /// then the answer means nothing.
     pub fn differs(
         &self,
         own: PageIndex,
@@ -154,15 +158,15 @@ impl Memory {
         })
     }
 
-    /// Copies the bytes from `start` on. Others may store to them meanwhile; then what arrives is some
-    /// mixture of old and new, and the caller finds out and throws it away.
+    /// Copies the bytes from `start` on. Others may store to them meanwhile; then what arrives is
+    /// some mixture of old and new, and the caller finds out and throws it away.
     pub fn read(&self, start: usize, into: &mut [u8]) {
         assert!(start <= self.len && into.len() <= self.len - start);
         let mut at = self.start.wrapping_add(start).cast_const();
         let (head, rest) = into.split_at_mut(at.align_offset(8).min(into.len()));
         for byte in head {
-            // SAFETY: inside the mapping (asserted above). Volatile: the compiler may neither assume
-            // that the bytes stand still nor read them twice (docs/soundness.md).
+            // SAFETY: inside the mapping (asserted above). Volatile: the compiler may neither
+            // assume that the bytes stand still nor read them twice (docs/soundness.md).
             *byte = unsafe { at.read_volatile() };
             at = at.wrapping_add(1);
         }
@@ -205,7 +209,8 @@ impl Memory {
             // atomic write. On the machine nothing happens: the byte is put back as it was found,
             // in one locked step (docs/soundness.md).
             let byte = unsafe { AtomicU8::from_ptr(start.wrapping_add(at)) };
-            // Not `fetch_or(0)`, which compilers turn into a load. Whatever the byte is, it is the same after.
+            // Not `fetch_or(0)`, which compilers turn into a load. Whatever the byte is, it is the
+            // same after.
             let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }

@@ -1,9 +1,9 @@
 //! Protection by mprotect(2).
 //!
-//! Each border between an armed and an open page splits a kernel mapping, and there is a limit to those
-//! (`vm.max_map_count`): a call that would pass it fails with ENOMEM. Mappings merge again when their
-//! permissions agree *and* they stem from one mapping that had its bookkeeping (`anon_vma`) before it was
-//! split; hence the byte that is written before the first arming.
+//! Each border between an armed and an open page splits a kernel mapping, and there is a limit to
+//! those (`vm.max_map_count`): a call that would pass it fails with ENOMEM. Mappings merge again
+//! when their permissions agree *and* they stem from one mapping that had its bookkeeping
+//! (`anon_vma`) before it was split; hence the byte that is written before the first arming.
 
 #![allow(unsafe_code, reason = "mprotect")]
 
@@ -27,7 +27,8 @@ impl Memory {
         };
         let (start, len) = self.bytes_of(range, page_size);
         // SAFETY: whole pages inside our own mapping. Taking or giving write permission does not
-        // invalidate references: stores through them are retried by the handler (docs/soundness.md).
+        // invalidate references: stores through them are retried by the handler
+        // (docs/soundness.md).
         if unsafe { libc::mprotect(start.cast(), len, protection) } == 0 {
             return Ok(());
         }

@@ -1,5 +1,5 @@
-//! Which pages the kernel holds anything of, from `/proc/thread-self/pagemap`: that of the process is its
-//! first thread's, which may have ended.
+//! Which pages the kernel holds anything of, from `/proc/thread-self/pagemap`: that of the process
+//! is its first thread's, which may have ended.
 //!
 //! The file is opened for each look: a descriptor that is kept would show a forked child its
 //! parent's memory, and programs close descriptors that they do not know.

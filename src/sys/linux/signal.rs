@@ -1,12 +1,13 @@
 //! The handler's installation, for SIGSEGV and for SIGBUS, and forwarding what is not ours.
 //!
-//! Process-wide state of the crate is here, in [`crate::process::registered`] (which arenas exist), in `fork` (the
-//! hooks), in `mappings` (the budget), in `userfaultfd` (its descriptor) and in `protect/probe.rs` (whether it
-//! has worked). The handler is installed once for each signal, by the first arena that
-//! needs it, and stays.
+//! Process-wide state of the crate is here, in [`crate::process::registered`] (which arenas exist),
+//! in `fork` (the hooks), in `mappings` (the budget), in `userfaultfd` (its descriptor) and in
+//! `protect/probe.rs` (whether it has worked). The handler is installed once for each signal, by
+//! the first arena that needs it, and stays.
 //!
-//! Why not `signal-hook`: it refuses SIGSEGV, and its unchecked way calls the previous handler first.
-//! Rust's own handler, called first, resets SIGSEGV to the default for an address that it does not know.
+//! Why not `signal-hook`: it refuses SIGSEGV, and its unchecked way calls the previous handler
+//! first. Rust's own handler, called first, resets SIGSEGV to the default for an address that it
+//! does not know.
 
 #![allow(unsafe_code, reason = "signal handlers are unsafe by nature")]
 
@@ -78,10 +79,10 @@ static FORWARDED: AtomicU64 = AtomicU64::new(0);
 /// Installs the handler; further calls only say how the first went.
 pub(crate) fn install(refusal: Refusal, resolve: Resolve) -> io::Result<()> {
     let installed = refusal.installed().get_or_init(|| {
-        // SIGINFO: address and context are what we decide by.
-        // ONSTACK: a stack overflow arrives here too, and Go aborts on handlers without it.
-        // No NODEFER, and all signals masked: no other handler may store to an arena while a page is
-        // claimed by the thread that it interrupts.
+        // SIGINFO: address and context are what we decide by. ONSTACK: a stack overflow arrives
+        // here too, and Go aborts on handlers without it. No NODEFER, and all signals masked: no
+        // other handler may store to an arena while a page is claimed by the thread that it
+        // interrupts.
         let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
         let action = SigAction::new(SigHandler::SigAction(on_fault), flags, SigSet::all());
         Installed {
@@ -112,8 +113,8 @@ pub(crate) fn forwarded() -> u64 {
     FORWARDED.load(Ordering::Relaxed)
 }
 
-/// All signals of this thread held back. Where it lives no arena is touched, so no fault is expected
-/// (one would kill the process).
+/// All signals of this thread held back. Where it lives no arena is touched, so no fault is
+/// expected (one would kill the process).
 pub(crate) struct Masked {
     before: SigSet,
 }
@@ -156,8 +157,8 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         Refusal::Mapping
     };
     let Some(installed) = refusal.installed().get() else {
-        // Between our sigaction and the end of `install` in another thread: nothing is armed yet, so
-        // the fault is not ours. Retried, it finds the previous handler known.
+        // Between our sigaction and the end of `install` in another thread: nothing is armed yet,
+        // so the fault is not ours. Retried, it finds the previous handler known.
         return;
     };
     // SAFETY: the kernel's own arguments.
@@ -208,15 +209,16 @@ unsafe fn forward(
     }
 }
 
-/// The mask under which the previous handler would have run: the interrupted code's, its own, and the
-/// signal itself. The kernel restores the interrupted code's mask when we return.
+/// The mask under which the previous handler would have run: the interrupted code's, its own, and
+/// the signal itself. The kernel restores the interrupted code's mask when we return.
 ///
 /// # Safety
 ///
 /// `context` is the kernel's ucontext.
 unsafe fn set_mask_of(previous: &SigAction, own: c_int, context: *const c_void) {
     let context = context.cast::<libc::ucontext_t>();
-    // SAFETY: a valid ucontext (contract). The kernel fills in the first 64 signals, all that is used.
+    // SAFETY: a valid ucontext (contract). The kernel fills in the first 64 signals, all that is
+    // used.
     let mut mask = unsafe { (*context).uc_sigmask };
     let (theirs, flags) = (previous.mask(), previous.flags());
     for signal in 1..=64 {

@@ -1,15 +1,18 @@
-//! Protection by userfaultfd(2) in write-protect mode, delivered as SIGBUS to the thread that stores.
+//! Protection by userfaultfd(2) in write-protect mode, delivered as SIGBUS to the thread that
+//! stores.
 //!
-//! The protection is a bit in each page-table entry, so no mapping is split. Pages that have no entry yet have no
-//! bit; the kernel can put markers there, which costs page tables ([`crate::protect`] avoids most of it).
-//! The flag `UFFD_USER_MODE_ONLY` makes it work without privileges: a system call that writes into
-//! an armed page fails with EFAULT, as with mprotect.
+//! The protection is a bit in each page-table entry, so no mapping is split. Pages that have no
+//! entry yet have no bit; the kernel can put markers there, which costs page tables
+//! ([`crate::protect`] avoids most of it). The flag `UFFD_USER_MODE_ONLY` makes it work without
+//! privileges: a system call that writes into an armed page fails with EFAULT, as with mprotect.
 //!
-//! One descriptor serves all arenas: closing one makes the kernel walk all mappings of the process, and descriptors
-//! are few. It is opened by the first arena that needs it and stays open. Whoever closes it by mistake
-//! ends the protection of the arenas that were made with it; the next arena opens another.
+//! One descriptor serves all arenas: closing one makes the kernel walk all mappings of the process,
+//! and descriptors are few. It is opened by the first arena that needs it and stays open. Whoever
+//! closes it by mistake ends the protection of the arenas that were made with it; the next arena
+//! opens another.
 //!
-//! After a fork the child's pages have no bits, and its copy of the descriptor acts on the parent's memory.
+//! After a fork the child's pages have no bits, and its copy of the descriptor acts on the parent's
+//! memory.
 
 #![allow(unsafe_code, reason = "userfaultfd has no safe interface")]
 
@@ -33,7 +36,7 @@ const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const FEATURES: u64 = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_SIGBUS | FEATURE_WP_UNPOPULATED;
 const REGISTER_MODE_WP: u64 = 1 << 1;
 const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
-/// Nobody sleeps for a page: whoever stores gets SIGBUS.
+/// No thread sleeps for a page: one that stores gets SIGBUS.
 const WRITEPROTECT_MODE_DONTWAKE: u64 = 1 << 1;
 
 #[repr(C)]
@@ -66,8 +69,8 @@ const IOCTL_WRITEPROTECT: libc::Ioctl = libc::_IOWR::<WriteProtectArgs>(0xaa, 0x
 static SHARED: AtomicU64 = AtomicU64::new(Descriptor::NONE.0);
 
 /// A descriptor's number, or -1, in its lower half; in the upper one the number of the file that it
-/// stands for (its inode, of which each userfaultfd has one of its own since Linux 5.12): somebody may
-/// close the descriptor, and the kernel gives its number out again.
+/// stands for (its inode, of which each userfaultfd has one of its own since Linux 5.12): somebody
+/// may close the descriptor, and the kernel gives its number out again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Descriptor(u64);
 
@@ -118,7 +121,8 @@ impl Descriptor {
         }
     }
 
-    /// Gives pages this permission one by one, pages that were never touched included. Async-signal-safe.
+    /// Gives pages this permission one by one, pages that were never touched included.
+    /// Async-signal-safe.
     pub fn protect(
         &self,
         memory: &Memory,
@@ -265,8 +269,8 @@ fn ioctl<T>(descriptor: RawFd, request: libc::Ioctl, args: &mut T) -> io::Result
     }
 }
 
-/// The number of the file that a descriptor stands for. As many bits of it as the kernel uses for such
-/// files.
+/// The number of the file that a descriptor stands for. As many bits of it as the kernel uses for
+/// such files.
 fn file(descriptor: RawFd) -> io::Result<u32> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: `stat` is writable.

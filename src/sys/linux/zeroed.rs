@@ -11,7 +11,8 @@ use super::memory::Memory;
 use crate::page::PageSize;
 use crate::sys::ZeroValid;
 
-/// A slice of zero-valued `T` in zeroed memory: a large one costs what is touched, a small one no mapping.
+/// A slice of zero-valued `T` in zeroed memory: a large one costs what is touched, a small one no
+/// mapping.
 pub(crate) struct Zeroed<T> {
     start: NonNull<T>,
     count: usize,
@@ -92,8 +93,8 @@ impl<T: ZeroValid> Deref for Zeroed<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: aligned memory of at least `count` values (see `new`), zero-filled at first, which is
-        // a valid `T` (`ZeroValid`), and written only through `&T` since.
+        // SAFETY: aligned memory of at least `count` values (see `new`), zero-filled at first,
+        // which is a valid `T` (`ZeroValid`), and written only through `&T` since.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
     }
 }
