@@ -5,8 +5,6 @@
 // Orders nothing, so it is plain in models too.
 use std::sync::atomic::AtomicU64 as Plain64;
 
-#[cfg(not(loom))]
-use crate::cow::fault::Opened;
 use crate::cow::state::dirty::DirtySet;
 use crate::cow::state::doubt::Doubt;
 use crate::cow::state::ledger::Ledger;
@@ -145,17 +143,6 @@ impl Core {
     /// Only with the gate closed and drained.
     pub(super) fn count_arming(&self) {
         self.armings.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a fault that was resolved, which took this many nanoseconds.
-    #[cfg(not(loom))]
-    pub fn count_fault(&self, opened: Opened, nanoseconds: u64) {
-        self.counters.waited(nanoseconds);
-        match opened {
-            Opened::Saved => self.counters.saved_fault(nanoseconds),
-            Opened::Soft => self.counters.soft_fault(),
-            Opened::Already => self.counters.spurious_fault(),
-        }
     }
 
     /// `foreign_faults` is counted for the whole process.

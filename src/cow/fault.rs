@@ -63,6 +63,17 @@ impl Core {
         }
     }
 
+    /// Counts a fault that was resolved, which took this many nanoseconds.
+    #[cfg(not(loom))]
+    pub fn count_fault(&self, opened: Opened, nanoseconds: u64) {
+        self.counters.waited(nanoseconds);
+        match opened {
+            Opened::Saved => self.counters.saved_fault(nanoseconds),
+            Opened::Soft => self.counters.soft_fault(),
+            Opened::Already => self.counters.spurious_fault(),
+        }
+    }
+
     /// Makes all pages of `range` writable. The caller keeps commits away, or does not mind that a
     /// commit arms them again.
     pub fn make_writable(&self, range: PageRange) {

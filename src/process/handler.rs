@@ -7,7 +7,8 @@ use crate::error::Error;
 use crate::options::Engine;
 use crate::process::registered::{ARENAS, Registered};
 use crate::sys;
-use crate::sys::signal::{Access, Fault, Refusal};
+use crate::sys::signal::Refusal;
+use crate::sys::{Access, Fault};
 
 /// Installs the handler for the signals by which arenas of this engine refuse stores. Further calls
 /// only say how the first went.

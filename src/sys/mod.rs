@@ -77,6 +77,23 @@ pub(crate) enum Populate {
     ByTouch,
 }
 
+/// An access to memory that is mapped, which the processor refused.
+#[cfg(not(loom))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub address: usize,
+    pub access: Access,
+}
+
+/// What was refused. A jump is neither.
+#[cfg(not(loom))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    /// A store, or a read-modify-write.
+    Write,
+}
+
 /// Why a protect call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProtectError {

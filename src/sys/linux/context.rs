@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "siginfo and ucontext are C structures")]
 
-use super::signal::{Access, Fault};
+use crate::sys::{Access, Fault};
 
 /// An access that the protection of mapped memory refused (SIGSEGV), or that of userfaultfd
 /// (SIGBUS): the only kinds of fault that can be ours.

@@ -233,7 +233,7 @@ impl Memory {
             if rest.is_empty() {
                 return None;
             }
-            pagemap::first(self, page_size, rest.clone())
+            pagemap::first(self.as_ptr(), page_size, rest.clone())
                 .unwrap_or_else(|| self.first_resident(rest, page_size))
         })
     }
@@ -277,7 +277,7 @@ impl Memory {
         if dense {
             return Some(Look::of_all(some));
         }
-        pagemap::look(self, page_size, range)
+        pagemap::look(self.as_ptr(), page_size, range)
     }
 
     /// Address and length.

@@ -12,7 +12,6 @@
 use std::ops::Range;
 use std::os::fd::RawFd;
 
-use super::memory::Memory;
 use crate::page::{PageIndex, PageSize};
 
 // linux/fs.h, since Linux 6.7
@@ -102,24 +101,24 @@ impl Look {
     }
 }
 
-/// Looks at pages from the first of `range` on, which is not empty: at all of them, or until there
-/// is enough to tell. `None` when the system does not say.
-pub(crate) fn look(memory: &Memory, page_size: PageSize, range: Range<usize>) -> Option<Look> {
+/// Looks at pages of memory that begins at `base`, from the first of `range` on, which is not
+/// empty: at all of them, or until there is enough to tell. `None` when the system does not say.
+pub(crate) fn look(base: *const u8, page_size: PageSize, range: Range<usize>) -> Option<Look> {
     let pagemap = Pagemap::open()?;
     pagemap
-        .scan(memory, page_size, range.clone(), MOST_PAGES)
-        .or_else(|| pagemap.entries(memory, page_size, range))
+        .scan(base, page_size, range.clone(), MOST_PAGES)
+        .or_else(|| pagemap.entries(base, page_size, range))
 }
 
 /// The first page of `range` of which the kernel holds anything, or no page. `None` when the kernel
 /// cannot scan.
 pub(super) fn first(
-    memory: &Memory,
+    base: *const u8,
     page_size: PageSize,
     range: Range<usize>,
 ) -> Option<Option<PageIndex>> {
     let pagemap = Pagemap::open()?;
-    let look = pagemap.scan(memory, page_size, range, 1)?;
+    let look = pagemap.scan(base, page_size, range, 1)?;
     Some(look.runs().first().map(|run| PageIndex::new(run.start)))
 }
 
@@ -140,13 +139,13 @@ impl Pagemap {
 
     fn scan(
         &self,
-        memory: &Memory,
+        base: *const u8,
         page_size: PageSize,
         range: Range<usize>,
         most: usize,
     ) -> Option<Look> {
         let mut regions = [Region::default(); MOST_RUNS];
-        let base = memory.as_ptr() as usize;
+        let base = base as usize;
         let address = |page: usize| (base + page * page_size.bytes()) as u64;
         let page = |address: u64| (address as usize).wrapping_sub(base) / page_size.bytes();
         let mut args = ScanArgs {
@@ -179,9 +178,9 @@ impl Pagemap {
     }
 
     /// One entry for each page.
-    fn entries(&self, memory: &Memory, page_size: PageSize, range: Range<usize>) -> Option<Look> {
+    fn entries(&self, base: *const u8, page_size: PageSize, range: Range<usize>) -> Option<Look> {
         const SOME: usize = 512;
-        let base = memory.as_ptr() as usize / page_size.bytes();
+        let base = base as usize / page_size.bytes();
         let mut look = Look::new(range.start);
         while look.end < range.end && look.pages < MOST_PAGES {
             let mut entries = [0u64; SOME];
@@ -214,7 +213,7 @@ impl Drop for Pagemap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::Populate;
+    use crate::sys::{Memory, Populate};
 
     /// Memory of some pages, of which these are touched.
     fn memory(pages: usize, touched: &[usize]) -> (Memory, PageSize) {
@@ -243,9 +242,11 @@ mod tests {
         while at < end {
             let pagemap = Pagemap::open().unwrap();
             let look = if scan {
-                pagemap.scan(memory, page_size, at..end, MOST_PAGES)?
+                pagemap.scan(memory.as_ptr(), page_size, at..end, MOST_PAGES)?
             } else {
-                pagemap.entries(memory, page_size, at..end).unwrap()
+                pagemap
+                    .entries(memory.as_ptr(), page_size, at..end)
+                    .unwrap()
             };
             assert!(look.end > at);
             assert!(look.runs().is_sorted_by(|a, b| a.end < b.start));
@@ -268,16 +269,16 @@ mod tests {
             };
             assert!(found == touched, "scan: {scan}");
         }
-        let look = look(&memory, page_size, 9000..60_000).unwrap();
+        let look = look(memory.as_ptr(), page_size, 9000..60_000).unwrap();
         assert_eq!(look.runs()[0], 20_000..20_001);
     }
 
     #[test]
     fn nothing_is_found_where_nothing_is() {
         let (memory, page_size) = memory(3000, &[2999]);
-        let look = look(&memory, page_size, 0..2999).unwrap();
+        let look = look(memory.as_ptr(), page_size, 0..2999).unwrap();
         assert_eq!((look.runs(), look.end), (&[][..], 2999));
-        if let Some(first) = first(&memory, page_size, 5..3000) {
+        if let Some(first) = first(memory.as_ptr(), page_size, 5..3000) {
             assert_eq!(first, Some(PageIndex::new(2999)));
         }
     }

@@ -20,21 +20,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 
 use super::context;
-
-/// An access to memory that is mapped, which the processor refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub address: usize,
-    pub access: Access,
-}
-
-/// What was refused. A jump is neither.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    Read,
-    /// A store, or a read-modify-write.
-    Write,
-}
+use crate::sys::Fault;
 
 /// Makes a refused access possible; `false` when it is not ours.
 pub(crate) type Resolve = fn(Fault) -> bool;
