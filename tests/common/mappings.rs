@@ -21,12 +21,13 @@ pub fn count() -> usize {
 }
 
 /// Resident memory of this process, in bytes: counted page by page, where the kernel offers that.
+/// Without the pages of files, since code becomes resident by the first call of it.
 pub fn resident() -> usize {
     let counted = std::fs::read_to_string("/proc/self/smaps_rollup");
     let text = counted.unwrap_or_else(|_| std::fs::read_to_string("/proc/self/status").unwrap());
     let mut words = text
         .lines()
-        .filter(|line| line.starts_with("Rss:") || line.starts_with("VmRSS:"))
+        .filter(|line| line.starts_with("Anonymous:") || line.starts_with("RssAnon:"))
         .flat_map(str::split_whitespace);
     let kib: usize = words.nth(1).unwrap().parse().unwrap();
     kib << 10
