@@ -20,7 +20,7 @@ impl Core {
             return Err(Error::GuardHeld);
         }
         let mut ledger = lock(&self.ledger);
-        while ledger.guard.is_some() {
+        while ledger.guards.any() {
             ledger = self.wait_for_guard(ledger, None);
         }
         Ok(ledger)

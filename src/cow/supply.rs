@@ -52,7 +52,7 @@ impl Core {
         self.store
             .reserve(frames)
             .or_else(|error| {
-                if !self.mappings.is_split() || ledger.guard.is_some() {
+                if !self.mappings.is_split() || ledger.guards.any() {
                     return Err(error);
                 }
                 // Armed as a whole the arena's mappings become one again, and others can be made.

@@ -212,9 +212,9 @@ impl Protection {
         done
     }
 
-    /// In the child of a fork, where userfaultfd protects nothing: arms all pages but `open`, and goes on with
+    /// In the child of a fork, where userfaultfd protects nothing: arms all pages and goes on with
     /// mprotect. Returns whether anything was to be done.
-    pub fn move_to_mprotect(&self, open: Option<PageRange>) -> Result<bool, ProtectError> {
+    pub fn move_to_mprotect(&self) -> Result<bool, ProtectError> {
         let Some(engine) = self.active() else {
             return Ok(false);
         };
@@ -222,7 +222,6 @@ impl Protection {
         self.lost.store(false, Ordering::Relaxed);
         let pages = self.memory.len() / self.page_size.bytes();
         self.arm(PageRange::all(pages))?;
-        open.map_or(Ok(()), |open| self.disarm(open))?;
         Ok(true)
     }
 
