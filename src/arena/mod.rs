@@ -126,7 +126,7 @@ impl Arena {
     /// [`Error::Reserve`] and [`Error::Protect`] when the system refuses. In each case nothing is
     /// armed and nothing lost.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        self.core().end_guard();
+        self.core().end_leaked_guards();
         pending::take_snapshot(&self.registered)
     }
 
@@ -223,7 +223,7 @@ impl DerefMut for Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        self.core().end_guard();
+        self.core().end_leaked_guards();
         self.registered.abandon();
     }
 }

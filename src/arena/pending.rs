@@ -66,7 +66,7 @@ impl Arena {
     ///
     /// As [`snapshot`](Self::snapshot).
     pub fn prepare(&self) -> Result<Pending, Error> {
-        self.core().end_guard();
+        self.core().end_leaked_guards();
         Pending::new(&self.registered)
     }
 }

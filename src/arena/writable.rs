@@ -1,9 +1,13 @@
 //! A range of an arena that is kept writable, for system calls.
 
+#![allow(unsafe_code, reason = "hands out references into mapped memory")]
+
 use std::io::{self, Read};
+use std::marker::PhantomData;
 use std::ops::{Bound, Deref, DerefMut, Range, RangeBounds};
 
 use crate::arena::Arena;
+use crate::cow::guard::Token;
 use crate::error::Error;
 
 /// Part of an arena that stays writable, without faults, for as long as this guard lives.
@@ -14,10 +18,12 @@ use crate::error::Error;
 /// guard, or is dropped; until then snapshots by a [`Snapshotter`](crate::Snapshotter) wait, and
 /// fail with [`Error::GuardHeld`] on the thread that leaked it.
 pub struct Writable<'a> {
-    arena: &'a mut Arena,
+    arena: &'a Arena,
     range: Range<usize>,
-    /// Guards are counted per thread.
-    _not_send: std::marker::PhantomData<*mut ()>,
+    /// None for an empty range.
+    _guard: Option<Token<'a>>,
+    /// It is the only way to the arena's bytes.
+    _exclusive: PhantomData<&'a mut Arena>,
 }
 
 impl Arena {
@@ -46,13 +52,14 @@ impl Arena {
     /// [`Error::OutOfBounds`]. With the store used up the snapshots fail, not this call.
     pub fn writable(&mut self, range: impl RangeBounds<usize>) -> Result<Writable<'_>, Error> {
         let range = checked_range(&range, self.len())?;
-        if let Some(pages) = self.core().page_size().pages_of(&range) {
-            self.core().begin_guard(pages);
-        }
+        let core = self.core();
+        core.end_leaked_guards();
+        let pages = core.page_size().pages_of(&range);
         Ok(Writable {
             arena: self,
             range,
-            _not_send: std::marker::PhantomData,
+            _guard: pages.map(|pages| core.begin_guard(pages)),
+            _exclusive: PhantomData,
         })
     }
 
@@ -121,16 +128,11 @@ impl Deref for Writable<'_> {
 
 impl DerefMut for Writable<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let range = self.range.clone();
-        &mut self.arena[range]
-    }
-}
-
-impl Drop for Writable<'_> {
-    fn drop(&mut self) {
-        if !self.range.is_empty() {
-            self.arena.core().end_guard();
-        }
+        let start = self.arena.as_mut_ptr().wrapping_add(self.range.start);
+        // SAFETY: a range inside the arena, which is mapped and initialised, and which was borrowed
+        // exclusively for as long as `self` lives. As for a whole arena, snapshots read the same
+        // memory.
+        unsafe { std::slice::from_raw_parts_mut(start, self.range.len()) }
     }
 }
 

@@ -20,7 +20,7 @@ impl Core {
             return Err(Error::GuardHeld);
         }
         let mut ledger = lock(&self.ledger);
-        while ledger.guard.is_some() {
+        while ledger.guards.any() {
             ledger = self.wait_for_guard(ledger, None);
         }
         Ok(ledger)
@@ -28,7 +28,7 @@ impl Core {
 
     /// Waits until a guard ends, at most this many nanoseconds; may return early. New guards stand
     /// back meanwhile. Not on a thread that holds a guard.
-    pub fn wait_for_guard<'a>(
+    pub(super) fn wait_for_guard<'a>(
         &self,
         mut ledger: MutexGuard<'a, Ledger>,
         nanoseconds: Option<u64>,

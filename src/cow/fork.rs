@@ -74,37 +74,36 @@ impl<'a> Arena<'a> {
     }
 
     fn adjust_in_child(&mut self) {
-        let this = current_thread();
         // Other threads' guards, and commits that waited, do not exist here.
-        let ledger = &mut self.ledger;
-        ledger.guard = ledger.guard.take().filter(|guard| guard.owner == this);
-        ledger.commits_waiting = 0;
+        self.ledger.guards.keep_only_of(current_thread());
+        self.ledger.commits_waiting = 0;
         self.move_to_mprotect();
         self.core.mappings.forked();
         self.core.store.forget_prefaulting();
     }
 
-    /// An arena protected by userfaultfd goes on with mprotect, all pages armed but those of the
-    /// guard.
+    /// An arena protected by userfaultfd goes on with mprotect, all pages armed but those of
+    /// guards.
     fn move_to_mprotect(&self) {
         let core = self.core;
-        let guarded = self.ledger.guard.as_ref().map(|guard| guard.pages);
         if core.engine.check().is_err() {
             // What was lost before the fork stays lost; what comes is protected again.
             for entry in &self.ledger.live {
                 entry.snapshot.failed.store(true, Ordering::Relaxed);
             }
         }
-        match core.engine.move_to_mprotect(guarded) {
-            Ok(false) => {}
-            Ok(true) => {
-                core.dirty.remove_everything();
-                if let Some(pages) = guarded {
-                    core.dirty.add(pages);
-                }
-                core.doubt.settle();
-            }
+        match core.engine.move_to_mprotect() {
+            Ok(false) => return,
+            Ok(true) => {}
             Err(_) => sys::die("pagecow: cannot arm the pages of a forked child\n"),
         }
+        core.dirty.remove_everything();
+        for pages in self.ledger.guards.pages() {
+            if core.engine.disarm(pages).is_err() {
+                sys::die("pagecow: cannot open the pages of a forked child's guard\n");
+            }
+            core.dirty.add(pages);
+        }
+        core.doubt.settle();
     }
 }

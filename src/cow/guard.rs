@@ -1,30 +1,19 @@
-//! Keeping a range of pages writable: what `writable(range)` stands on.
+//! Keeping ranges of pages writable: what `writable(range)` stands on.
 //!
-//! Guards first, gate second: a commit waits until the arena's guard is gone before it closes the gate,
-//! so who holds a guard never waits for that commit. A thread that holds a guard of some arena is not
-//! made to wait for another arena's either; only then does a new guard stand back for a commit that
-//! waits, so that a stream of guards cannot keep snapshots from happening.
+//! Guards first, gate second: a commit waits until no guard of the arena lives before it closes the
+//! gate, so a thread that holds a guard never waits for that commit. It is not made to wait for
+//! another arena's commit either: a new guard stands back for a commit that waits, so that a stream
+//! of guards cannot keep snapshots from happening, but not on a thread that holds one already.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 // Orders nothing, so it is plain in models too.
-use std::sync::Arc as PlainArc;
 use std::sync::atomic::AtomicBool as PlainBool;
 
 use crate::cow::core::Core;
-use crate::cow::state::ledger::Ledger;
+use crate::cow::state::guards::{Guard, Lives};
 use crate::page::PageRange;
-use crate::sync::{Ordering, ThreadId, current_thread, lock, thread_local, wait_on};
-
-/// A guard that lives.
-pub(crate) struct Guard {
-    pub owner: ThreadId,
-    pub pages: PageRange,
-    /// For its thread to know when it ends, wherever that is.
-    lives: Lives,
-}
-
-/// Whether a guard lives, shared by the guard's arena and its thread. Changes under the ledger's lock.
-type Lives = PlainArc<PlainBool>;
+use crate::sync::{Ordering, lock, thread_local, wait_on};
 
 thread_local! {
     /// The guards that this thread began, of any arena; some may have ended.
@@ -42,36 +31,50 @@ pub(crate) fn held_by_this_thread() -> bool {
     held.unwrap_or(false)
 }
 
+/// A guard that lives until this is dropped, on the thread that began it.
+pub(crate) struct Token<'a> {
+    core: &'a Core,
+    number: u64,
+    /// Guards are counted by thread.
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl Drop for Token<'_> {
+    fn drop(&mut self) {
+        self.core.end_guards(|guard| guard.number == self.number);
+    }
+}
+
 impl Core {
-    /// Keeps commits away until [`end_guard`](Self::end_guard) and makes the pages writable.
-    pub fn begin_guard(&self, pages: PageRange) {
+    /// Keeps commits away for as long as the token lives, and makes the pages writable.
+    pub fn begin_guard(&self, pages: PageRange) -> Token<'_> {
         let lives = Lives::new(PlainBool::new(true));
         let mut ledger = lock(&self.ledger);
-        // One that was leaked: the caller has a reference to the arena, which no guard in use would leave.
-        self.end_guard_in(&mut ledger);
         while ledger.commits_waiting > 0 && !held_by_this_thread() {
             ledger = wait_on(&self.guard_gone, ledger);
         }
-        ledger.guard = Some(Guard {
-            owner: current_thread(),
-            pages,
-            lives: lives.clone(),
-        });
+        let number = ledger.guards.begin(pages, lives.clone());
         drop(ledger);
-        // A thread that is about to end may have dropped its list, and then takes no snapshot either.
+        // A thread that is about to end may have dropped its list, and then takes no snapshot
+        // either.
         let _ = BEGUN.try_with(|begun| begun.borrow_mut().push(lives));
         self.make_writable(pages);
+        Token {
+            core: self,
+            number,
+            _not_send: PhantomData,
+        }
     }
 
-    /// Ends the arena's guard, if there is one, and lets commits go on. On any thread: a guard that was
-    /// leaked ends when the arena is next used in a way that no guard in use would allow, or goes.
-    pub fn end_guard(&self) {
-        self.end_guard_in(&mut lock(&self.ledger));
+    /// Ends all of the arena's guards. Only where the caller knows that none is in use, so that
+    /// those that live were leaked. On any thread.
+    pub fn end_leaked_guards(&self) {
+        self.end_guards(|_| true);
     }
 
-    fn end_guard_in(&self, ledger: &mut Ledger) {
-        if let Some(guard) = ledger.guard.take() {
-            guard.lives.store(false, Ordering::Relaxed);
+    /// Ends guards and lets commits go on.
+    fn end_guards(&self, ends: impl Fn(&Guard) -> bool) {
+        if lock(&self.ledger).guards.end(ends) {
             self.guard_gone.notify_all();
         }
     }

@@ -95,7 +95,7 @@ pub(crate) struct Preparation {
 enum Armed {
     /// Little enough is left that nothing was done.
     Ready,
-    /// Nothing is left but the pages of a guard, for which the time allowed did not suffice.
+    /// Nothing is left but the pages of guards, for which the time allowed did not suffice.
     Guarded,
     /// The system refused.
     Refused,
@@ -160,15 +160,17 @@ impl Preparation {
         }
     }
 
-    /// The next slice of this pass, or the first of the next one, outside the pages `kept`. Only
-    /// with the gate closed and drained.
+    /// The next slice of this pass, or the first of the next one, outside the pages `kept`, which
+    /// it widens to whole blocks. Only with the gate closed and drained.
     fn choose(
         &mut self,
         dirty: &DirtySet,
         engine: &Protection,
-        kept: Option<PageRange>,
+        kept: &mut [PageRange],
     ) -> Option<Slice> {
-        let kept = kept.map(|kept| engine.whole_blocks(kept));
+        for pages in &mut *kept {
+            *pages = engine.whole_blocks(*pages);
+        }
         let cut = |end| engine.whole_end(end);
         let slice = |from, pages| dirty.slice_outside(from, pages, RUNS, kept, cut);
         let rest = (self.next > 0)
@@ -247,8 +249,8 @@ impl Core {
     }
 
     /// Arms ahead until the commit has little left to do, further passes do not help, or `budget`
-    /// is used up. Gives writers that fault room between slices. Leaves the pages of a guard out;
-    /// when there are no others it waits for the guard to go.
+    /// is used up. Gives writers that fault room between slices. Leaves the pages of guards out;
+    /// when there are no others it waits for a guard to go.
     pub fn arm_ahead(&self, preparation: &mut Preparation, budget: Duration) -> Result<()> {
         let budget = Budget::new(budget);
         if guard::held_by_this_thread() {
@@ -322,10 +324,10 @@ impl Core {
                 preparation.caught_up();
                 return Ok(Armed::Ready);
             }
-            let kept = ledger.guard.as_ref().map(|guard| guard.pages);
+            let mut kept: Vec<PageRange> = ledger.guards.pages().collect();
             let mut chosen = None;
             let armed = self.arm(|| {
-                chosen = preparation.choose(&self.dirty, &self.engine, kept);
+                chosen = preparation.choose(&self.dirty, &self.engine, &mut kept);
                 self.counters.passes(preparation.passes);
                 chosen
             });
@@ -346,7 +348,7 @@ impl Core {
                     nanoseconds,
                 });
             }
-            if ledger.guard.is_none() {
+            if !ledger.guards.any() {
                 return Ok(Armed::Ready);
             }
             let left = budget.left();

@@ -46,13 +46,13 @@ impl Refill {
 impl Core {
     /// Reserves address space for the copies that writers may need after the next commit, and makes
     /// a few frames resident. Both take too long for the commit itself.
-    pub fn reserve_with(&self, ledger: &Ledger) -> Result<()> {
+    pub(super) fn reserve_with(&self, ledger: &Ledger) -> Result<()> {
         // Twice the pages: as many may be saved before the gate is closed, and as many after.
         let frames = self.pages * 2;
         self.store
             .reserve(frames)
             .or_else(|error| {
-                if !self.mappings.is_split() || ledger.guard.is_some() {
+                if !self.mappings.is_split() || ledger.guards.any() {
                     return Err(error);
                 }
                 // Armed as a whole the arena's mappings become one again, and others can be made.

@@ -2,7 +2,7 @@
 //! that splits them comes near it when few pages beside each other are open.
 //!
 //! There are three ways on, each dearer than the one before: grow a run until it touches an open
-//! page, so that no mapping is split; have the engine [unfold](crate::sys::Protection::unfold);
+//! page, so that no mapping is split; have the engine [unfold](crate::protect::Protection::unfold);
 //! save and open the whole arena.
 
 use crate::cow::core::Core;

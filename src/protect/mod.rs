@@ -232,10 +232,10 @@ impl Protection {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// In the child of a fork, where userfaultfd protects nothing: arms all pages but `open`, and
+    /// In the child of a fork, where userfaultfd protects nothing: arms all pages and
     /// goes on with mprotect. Returns whether anything was to be done.
     #[cfg(not(loom))]
-    pub fn move_to_mprotect(&self, open: Option<PageRange>) -> Protected<bool> {
+    pub fn move_to_mprotect(&self) -> Protected<bool> {
         let Some(engine) = self.active() else {
             return Ok(false);
         };
@@ -243,7 +243,6 @@ impl Protection {
         self.lost.store(false, Ordering::Relaxed);
         let pages = self.memory.len() / self.page_size.bytes();
         self.arm(PageRange::all(pages))?;
-        open.map_or(Ok(()), |open| self.disarm(open))?;
         Ok(true)
     }
 

@@ -56,7 +56,7 @@ fn armed_ahead_and_guard() {
             let mut preparation = Preparation::new();
             core.arm_ahead(&mut preparation, Duration::MAX).unwrap();
         });
-        core.begin_guard(PageRange::all(2));
+        let guard = core.begin_guard(PageRange::all(2));
         assert!(
             core.memory().store(page(1), 1, 1),
             "a page under a guard was armed"
@@ -65,7 +65,35 @@ fn armed_ahead_and_guard() {
             core.memory().store(page(0), 0, 1),
             "a page under a guard was armed"
         );
-        core.end_guard();
+        drop(guard);
+        armer.join().unwrap();
+        core.assert_settled();
+    });
+}
+
+/// The same with two guards, one of which ends first.
+#[test]
+fn armed_ahead_and_two_guards() {
+    model(2, || {
+        let core = arena(3);
+        let armer = spawn(&core, |core| {
+            let mut preparation = Preparation::new();
+            core.arm_ahead(&mut preparation, Duration::MAX).unwrap();
+        });
+        let (low, high) = (
+            core.begin_guard(page(0).into()),
+            core.begin_guard(page(2).into()),
+        );
+        for at in [2, 0] {
+            let stored = core.memory().store(page(at), at, 1);
+            assert!(stored, "a page under a guard was armed");
+        }
+        drop(low);
+        assert!(
+            core.memory().store(page(2), 2, 2),
+            "a page under a guard was armed"
+        );
+        drop(high);
         armer.join().unwrap();
         core.assert_settled();
     });

@@ -9,7 +9,7 @@ fn guard_and_commit() {
         let core = arena(1);
         let first = core.snapshot();
         let taker = spawn(&core, Core::snapshot);
-        core.begin_guard(PageRange::all(1));
+        let guard = core.begin_guard(PageRange::all(1));
         assert!(
             core.memory().store(page(0), 0, 1),
             "a page under a guard was armed"
@@ -18,10 +18,41 @@ fn guard_and_commit() {
             core.memory().store(page(0), 0, 2),
             "a page under a guard was armed"
         );
-        core.end_guard();
+        drop(guard);
         let second = taker.join().unwrap();
         assert_eq!(core.frozen(&first, 0).unwrap(), 0);
         assert!([0, 2].contains(&core.frozen(&second, 0).unwrap()));
+        core.assert_settled();
+    });
+}
+
+/// Two guards of one arena: a commit waits for both.
+#[test]
+fn two_guards_and_commit() {
+    model(2, || {
+        let core = arena(2);
+        let first = core.snapshot();
+        let taker = spawn(&core, Core::snapshot);
+        let (low, high) = (
+            core.begin_guard(page(0).into()),
+            core.begin_guard(page(1).into()),
+        );
+        assert!(
+            core.memory().store(page(0), 0, 1),
+            "a page under a guard was armed"
+        );
+        drop(low);
+        assert!(
+            core.memory().store(page(1), 1, 1),
+            "a page under a guard was armed"
+        );
+        drop(high);
+        let second = taker.join().unwrap();
+        for at in [0, 1] {
+            assert_eq!(core.frozen(&first, at).unwrap(), 0);
+        }
+        let (earlier, later) = (core.frozen(&second, 0), core.frozen(&second, 1));
+        assert_eq!(earlier.unwrap(), later.unwrap());
         core.assert_settled();
     });
 }
@@ -34,10 +65,10 @@ fn opened_range_and_copy_in_progress() {
         let core = arena_with(2, 2, usize::MAX);
         let snapshot = core.snapshot();
         let writer = spawn(&core, |core| core.write(2, 1));
-        core.begin_guard(PageRange::all(2));
+        let guard = core.begin_guard(PageRange::all(2));
         assert!(core.memory().store(page(1), 2, 3));
         assert!(core.memory().store(page(1), 3, 3));
-        core.end_guard();
+        drop(guard);
         writer.join().unwrap();
         assert_eq!(core.frozen_page(&snapshot, 1).unwrap(), [0, 0]);
         assert_eq!(core.store.in_use(), 2);
@@ -55,11 +86,11 @@ fn guards_of_two_arenas_and_commits() {
             .map(|core| spawn(core, Core::snapshot))
             .collect();
         let nested = |outer: &Arc<Core>, inner: &Arc<Core>| {
-            outer.begin_guard(PageRange::all(1));
-            inner.begin_guard(PageRange::all(1));
+            let first = outer.begin_guard(PageRange::all(1));
+            let second = inner.begin_guard(PageRange::all(1));
             assert!(inner.memory().store(page(0), 0, 1));
-            inner.end_guard();
-            outer.end_guard();
+            drop(second);
+            drop(first);
         };
         nested(&arenas[0], &arenas[1]);
         nested(&arenas[1], &arenas[0]);

@@ -1,6 +1,6 @@
-//! The ledger of the snapshots that live, and of the guard that keeps new ones away.
+//! The ledger of the snapshots that live, and of the guards that keep new ones away.
 
-use crate::cow::guard::Guard;
+use crate::cow::state::guards::Guards;
 use crate::epoch::Epoch;
 use crate::store::Frame;
 use crate::sync::{Arc, AtomicBool};
@@ -13,19 +13,18 @@ pub(crate) struct Live {
     pub failed: AtomicBool,
 }
 
-pub(crate) struct Entry {
+pub(in crate::cow) struct Entry {
     pub snapshot: Arc<Live>,
     /// The copies that serve this snapshot and no newer one; for the newest live snapshot they are
     /// on the list in [`crate::store::versions`] instead.
     pub saved: Option<Frame>,
 }
 
-/// What the lock protects: the live snapshots, oldest first, and the `writable` guard.
+/// What the lock protects: the live snapshots, oldest first, and the `writable` guards.
 #[derive(Default)]
-pub(crate) struct Ledger {
+pub(in crate::cow) struct Ledger {
     pub live: Vec<Entry>,
-    /// The arena's `writable` guard. An arena has at most one.
-    pub guard: Option<Guard>,
-    /// Commits that wait for the guard to go.
+    pub guards: Guards,
+    /// Commits that wait for guards to go.
     pub commits_waiting: usize,
 }

@@ -40,7 +40,7 @@ impl Losses {
     }
 
     /// Moves what was noted into the snapshots' flags. Gate closed and drained.
-    pub fn settle(&self, live: &[Entry]) {
+    pub(in crate::cow) fn settle(&self, live: &[Entry]) {
         let above = Epoch::new(self.above.load(Ordering::Relaxed));
         if above == Epoch::NEVER {
             return;

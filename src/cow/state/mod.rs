@@ -2,6 +2,7 @@
 
 pub(crate) mod dirty;
 pub(crate) mod doubt;
+pub(super) mod guards;
 pub(crate) mod ledger;
 pub(crate) mod losses;
 pub(crate) mod mappings;
