@@ -12,6 +12,10 @@ pub(crate) struct PageSize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PageIndex(u32);
 
+/// How many pages something has: an arena, a range, a segment of the store. At least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PageCount(u32);
+
 /// A run of neighbouring pages, never empty: from `start` up to but not including `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageRange {
@@ -56,12 +60,12 @@ impl PageSize {
 
     /// Pages that hold `len` bytes, or `None` when `len` is zero or the count is over
     /// [`MAX_PAGES`].
-    pub const fn count_for(self, len: usize) -> Option<usize> {
+    pub const fn count_for(self, len: usize) -> Option<PageCount> {
         let pages = len.div_ceil(self.bytes());
         if pages == 0 || pages > MAX_PAGES {
             None
         } else {
-            Some(pages)
+            Some(PageCount(pages as u32))
         }
     }
 
@@ -85,10 +89,22 @@ impl PageSize {
     }
 }
 
+impl PageCount {
+    /// The caller knows that there are that many.
+    pub const fn new(count: usize) -> Self {
+        debug_assert!(count > 0 && count <= MAX_PAGES);
+        Self(count as u32)
+    }
+
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
 impl PageIndex {
     /// Page number `index` of an arena of `count` pages, or `None` beyond its end.
-    pub const fn checked(index: usize, count: usize) -> Option<Self> {
-        if index < count && index < MAX_PAGES {
+    pub const fn checked(index: usize, count: PageCount) -> Option<Self> {
+        if index < count.get() {
             Some(Self(index as u32))
         } else {
             None
@@ -113,8 +129,11 @@ impl PageIndex {
 
 impl PageRange {
     /// All pages of an arena of `count` pages.
-    pub fn all(count: usize) -> Self {
-        Self::from(0..count)
+    pub const fn all(count: PageCount) -> Self {
+        Self {
+            start: 0,
+            end: count.0,
+        }
     }
 
     /// The first page.
@@ -132,8 +151,8 @@ impl PageRange {
         self.end as usize
     }
 
-    pub const fn count(self) -> usize {
-        (self.end - self.start) as usize
+    pub const fn count(self) -> PageCount {
+        PageCount(self.end - self.start)
     }
 
     pub fn iter(self) -> impl Iterator<Item = PageIndex> {
@@ -178,10 +197,13 @@ mod tests {
         for bytes in [4096, 16384, 65536] {
             let size = PageSize::new(bytes).unwrap();
             assert_eq!(size.count_for(0), None);
-            assert_eq!(size.count_for(1), Some(1));
-            assert_eq!(size.count_for(bytes), Some(1));
-            assert_eq!(size.count_for(bytes + 1), Some(2));
-            assert_eq!(size.count_for(bytes * MAX_PAGES), Some(MAX_PAGES));
+            assert_eq!(size.count_for(1), Some(PageCount::new(1)));
+            assert_eq!(size.count_for(bytes), Some(PageCount::new(1)));
+            assert_eq!(size.count_for(bytes + 1), Some(PageCount::new(2)));
+            assert_eq!(
+                size.count_for(bytes * MAX_PAGES),
+                Some(PageCount::new(MAX_PAGES))
+            );
             assert_eq!(size.count_for(bytes * MAX_PAGES + 1), None);
             assert_eq!(size.count_for(usize::MAX), None);
         }
@@ -219,7 +241,10 @@ mod tests {
     fn neighbours_stop_at_both_ends() {
         assert_eq!(PageIndex::new(0).below(), None);
         assert_eq!(PageIndex::new(1).below(), Some(PageIndex::new(0)));
-        assert_eq!(PageIndex::checked(1, 2), Some(PageIndex::new(1)));
-        assert_eq!(PageIndex::checked(2, 2), None);
+        assert_eq!(
+            PageIndex::checked(1, PageCount::new(2)),
+            Some(PageIndex::new(1))
+        );
+        assert_eq!(PageIndex::checked(2, PageCount::new(2)), None);
     }
 }

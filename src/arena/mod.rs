@@ -89,7 +89,7 @@ impl Arena {
 
     /// Length in pages.
     pub fn page_count(&self) -> usize {
-        self.core().pages()
+        self.core().pages().get()
     }
 
     /// The address of the first byte, for reading. The same for the arena's whole life.

@@ -25,7 +25,7 @@ impl Core {
     }
 
     pub fn all_dirty(&self) -> Option<Slice> {
-        self.dirty.slice(0, self.pages, self.pages)
+        self.dirty.slice(0, self.pages.get(), self.pages.get())
     }
 
     /// Arms a part of the dirty set; returns how long that took in nanoseconds. Gate closed and
@@ -40,7 +40,7 @@ impl Core {
             // Some of it may be armed; the pages stay in the dirty set.
             self.doubt.raise();
             return Err(Error::Protect {
-                pages: slice.range.count(),
+                pages: slice.range.count().get(),
                 source: error.into(),
             });
         }

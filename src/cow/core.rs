@@ -14,7 +14,7 @@ use crate::cow::state::table::Table;
 use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::options::{Options, Window};
-use crate::page::{PageRange, PageSize};
+use crate::page::{PageCount, PageRange, PageSize};
 use crate::protect::Protection;
 use crate::stats::{Counters, Elsewhere, Stats};
 use crate::store::Store;
@@ -26,7 +26,7 @@ use crate::window::density::Density;
 
 pub(crate) struct Core {
     pub(super) page_size: PageSize,
-    pub(super) pages: usize,
+    pub(super) pages: PageCount,
     pub(super) engine: Protection,
     pub(super) window: Window,
     pub(super) table: Table,
@@ -58,9 +58,9 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub fn new(page_size: PageSize, pages: usize, options: &Options) -> Result<Self> {
+    pub fn new(page_size: PageSize, pages: PageCount, options: &Options) -> Result<Self> {
         let no_memory = |source| Error::Reserve {
-            bytes: pages * page_size.bytes(),
+            bytes: pages.get() * page_size.bytes(),
             source,
         };
         Ok(Self {
@@ -94,7 +94,7 @@ impl Core {
 
     /// Length in pages.
     #[cfg(not(loom))]
-    pub fn pages(&self) -> usize {
+    pub fn pages(&self) -> PageCount {
         self.pages
     }
 

@@ -14,7 +14,7 @@ impl Core {
     /// The pages that a first write to `page`, which has been saved, deals with.
     pub(super) fn window_around(&self, page: PageIndex) -> Range<usize> {
         let saved = self.counters.saved_since_commit() + 1;
-        let left = (self.pages as u64).saturating_sub(saved) as usize;
+        let left = (self.pages.get() as u64).saturating_sub(saved) as usize;
         if self.store.free() < left {
             // A copy ahead might take a frame that a write needs.
             return page.get()..page.get() + 1;
@@ -37,9 +37,13 @@ impl Core {
             run_above: self.dirty.run_above(page),
             fault_cost: self.engine.fault_cost(),
         };
-        window::choose(self.window, page.get(), self.pages, &evidence, |range| {
-            self.dirty.closed(range.start, range.end)
-        })
+        window::choose(
+            self.window,
+            page.get(),
+            self.pages.get(),
+            &evidence,
+            |range| self.dirty.closed(range.start, range.end),
+        )
     }
 
     /// Compares one pseudo-randomly chosen copy with its live page, to learn whether the page was

@@ -21,7 +21,7 @@ impl Core {
         drop(masked);
         drop(ledger);
         opened.map(|()| true).map_err(|error| Error::Protect {
-            pages: self.pages,
+            pages: self.pages.get(),
             source: error.into(),
         })
     }

@@ -127,7 +127,7 @@ impl<'a> Run<'a> {
             return;
         }
         let faults = core.free_faults.fetch_add(1, Ordering::Relaxed);
-        self.grow_over(window::free_block(faults, self.at.get(), core.pages));
+        self.grow_over(window::free_block(faults, self.at.get(), core.pages.get()));
     }
 
     pub fn all_open(&self) -> bool {
@@ -144,7 +144,7 @@ impl<'a> Run<'a> {
         match core.engine.disarm(range) {
             Ok(()) => {}
             Err(ProtectError::NoMappings) => {
-                if range.count() > 1 {
+                if range.count().get() > 1 {
                     // Its first pages may be open now, and no commit may miss them.
                     core.doubt.raise();
                     core.dirty.add(range);

@@ -48,7 +48,7 @@ impl Core {
     /// a few frames resident. Both take too long for the commit itself.
     pub(super) fn reserve_with(&self, ledger: &Ledger) -> Result<()> {
         // Twice the pages: as many may be saved before the gate is closed, and as many after.
-        let frames = self.pages * 2;
+        let frames = self.pages.get() * 2;
         self.store
             .reserve(frames)
             .or_else(|error| {
@@ -64,7 +64,7 @@ impl Core {
                 bytes: frames * self.page_size.bytes(),
                 source,
             })?;
-        let few = FIRST_PREFAULT.min(self.pages / PAGES_PER_FRAME);
+        let few = FIRST_PREFAULT.min(self.pages.get() / PAGES_PER_FRAME);
         self.store.prefault(few, self.engine.populate());
         Ok(())
     }
@@ -80,8 +80,10 @@ impl Core {
     /// become free for them. A few when nothing is known.
     pub fn frames_expected(&self) -> usize {
         let used = self.counters.saved_since_commit() as usize;
-        let more = used.min(self.pages).saturating_sub(self.store.in_use());
-        more.max((self.pages / 64).min(FEW_FRAMES))
+        let more = used
+            .min(self.pages.get())
+            .saturating_sub(self.store.in_use());
+        more.max((self.pages.get() / 64).min(FEW_FRAMES))
     }
 
     /// Free frames whose memory is kept: while snapshots live, as many as were used since the last
@@ -89,9 +91,9 @@ impl Core {
     pub fn frames_kept(&self, any_lives: bool) -> usize {
         let used = self.counters.saved_lately() as usize;
         let most = if any_lives {
-            self.pages
+            self.pages.get()
         } else {
-            self.pages / 8
+            self.pages.get() / 8
         };
         used.min(most).max(KEPT_FRAMES)
     }

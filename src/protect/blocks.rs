@@ -28,7 +28,7 @@ use std::io;
 // Orders nothing, so it is plain in models too.
 use std::sync::atomic::AtomicI64;
 
-use crate::page::{PageIndex, PageRange};
+use crate::page::{PageCount, PageIndex, PageRange};
 use crate::sync::{AtomicU32, Ordering, sleep_u32, wait_until, wake_u32};
 use crate::sys::{self, Permission, ProtectError, ZeroValid, Zeroed};
 
@@ -59,7 +59,7 @@ pub(super) trait Protect {
 pub(super) struct Blocks {
     states: Zeroed<State>,
     block: usize,
-    pages: usize,
+    pages: PageCount,
     /// Borders between mappings now, and the most so far. Exact but for neighbours that are split
     /// at the same moment, between which two remain in the count.
     borders: AtomicI64,
@@ -68,9 +68,9 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// Blocks of `block` pages each, of `pages` pages, all `Single`.
-    pub fn new(pages: usize, block: usize) -> io::Result<Self> {
+    pub fn new(pages: PageCount, block: usize) -> io::Result<Self> {
         Ok(Self {
-            states: Zeroed::new(pages.div_ceil(block))?,
+            states: Zeroed::new(pages.get().div_ceil(block))?,
             block,
             pages,
             borders: AtomicI64::new(0),
@@ -137,7 +137,7 @@ impl Blocks {
     /// nobody disarms.
     pub fn whole_end(&self, end: usize, by: &impl Protect) -> usize {
         let block = end / self.block;
-        if end.is_multiple_of(self.block) || end >= self.pages || self.state(block) == WHOLE {
+        if end.is_multiple_of(self.block) || end >= self.pages.get() || self.state(block) == WHOLE {
             return end;
         }
         let all = self.pages_of(block);
@@ -204,7 +204,7 @@ impl Blocks {
     }
 
     fn pages_of(&self, block: usize) -> PageRange {
-        let end = (block * self.block + self.block).min(self.pages);
+        let end = (block * self.block + self.block).min(self.pages.get());
         PageRange::from(block * self.block..end)
     }
 
@@ -370,9 +370,11 @@ mod tests {
             calls: RefCell::default(),
         };
         let before = sys::mappings::in_use();
-        let blocks = Blocks::new(BLOCKS * 10 - 3, 10).unwrap();
+        let blocks = Blocks::new(PageCount::new(BLOCKS * 10 - 3), 10).unwrap();
         let end = BLOCKS * 10 - 3;
-        blocks.arm(PageRange::all(end), &by).unwrap();
+        blocks
+            .arm(PageRange::all(PageCount::new(end)), &by)
+            .unwrap();
         let calls = by.calls.take();
         let wanted = [
             ("look", 0..end),

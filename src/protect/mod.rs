@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicU64 as Plain64;
 use self::blocks::{Blocks, Protect};
 use crate::error::{Error, Result};
 use crate::options::{Engine, Options};
-use crate::page::{PageIndex, PageRange, PageSize};
+use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sync::{AtomicBool, Ordering};
 use crate::sys::userfaultfd::Descriptor;
 use crate::sys::{Memory, Permission, Populate, ProtectError};
@@ -51,10 +51,14 @@ struct Userfaultfd {
 }
 
 impl Userfaultfd {
-    fn new(memory: &Memory, pages: usize, page_size: PageSize) -> io::Result<Self> {
+    fn new(memory: &Memory, pages: PageCount, page_size: PageSize) -> io::Result<Self> {
         // So that markers in one block cost no other its table.
         let table = page_size.pages_of_table();
-        let block = pages.div_ceil(MOST_BLOCKS).next_power_of_two().max(table);
+        let block = pages
+            .get()
+            .div_ceil(MOST_BLOCKS)
+            .next_power_of_two()
+            .max(table);
         let blocks = Blocks::new(pages, block)?;
         let descriptor = Descriptor::shared()?;
         descriptor.register(memory)?;
@@ -68,9 +72,9 @@ impl Userfaultfd {
 
 impl Protection {
     /// Memory for an arena, all of it open.
-    pub fn new(pages: usize, page_size: PageSize, options: &Options) -> Result<Self> {
+    pub fn new(pages: PageCount, page_size: PageSize, options: &Options) -> Result<Self> {
         let memory = Memory::guarded(pages, page_size).map_err(|source| Error::Reserve {
-            bytes: pages * page_size.bytes(),
+            bytes: pages.get() * page_size.bytes(),
             source,
         })?;
         let memory = if options.huge_pages {
@@ -241,7 +245,7 @@ impl Protection {
         };
         engine.forsaken.store(true, Ordering::Relaxed);
         self.lost.store(false, Ordering::Relaxed);
-        let pages = self.memory.len() / self.page_size.bytes();
+        let pages = PageCount::new(self.memory.len() / self.page_size.bytes());
         self.arm(PageRange::all(pages))?;
         Ok(true)
     }

@@ -106,7 +106,7 @@ impl Snapshot {
 
     /// Length in pages.
     pub fn page_count(&self) -> usize {
-        self.core().pages()
+        self.core().pages().get()
     }
 
     /// Copies the frozen bytes from `offset` on into `buf`, all of it. That may be a part of the

@@ -45,8 +45,11 @@ impl Snapshot {
     ///
     /// [`Error::NoSuchPage`]; [`Error::StoreExhausted`] when the snapshot has failed.
     pub fn page(&self, index: usize) -> Result<Page, Error> {
-        let count = self.page_count();
-        let page = PageIndex::checked(index, count).ok_or(Error::NoSuchPage { index, count })?;
+        let count = self.core().pages();
+        let page = PageIndex::checked(index, count).ok_or(Error::NoSuchPage {
+            index,
+            count: count.get(),
+        })?;
         Page::read(self, page)
     }
 
@@ -213,7 +216,7 @@ impl Pages {
         let touched = self
             .touched
             .next_from(core.memory(), core.page_size(), self.next)
-            .map_or(count, |pages| pages.start);
+            .map_or(count.get(), |pages| pages.start);
         if self.only_touched {
             self.next = touched;
         }

@@ -70,7 +70,9 @@ impl SnapshotReader {
         while !rest.is_empty() {
             let page = page_size.page_of(at).get();
             let touched = self.touched.next_from(core.memory(), page_size, page);
-            let zeros_end = touched.as_ref().map_or(core.pages(), |pages| pages.start);
+            let zeros_end = touched
+                .as_ref()
+                .map_or(core.pages().get(), |pages| pages.start);
             let end = match &touched {
                 Some(pages) if pages.start == page => pages.end.min(page + PAGES),
                 _ => zeros_end,

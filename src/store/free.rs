@@ -10,6 +10,7 @@ use std::ops::Range;
 use super::Store;
 use super::frame::Frame;
 use super::segments::Segments;
+use crate::page::PageCount;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, sleep_u32, wait_until, wake_u32};
 use crate::sys::Populate;
 
@@ -178,25 +179,25 @@ impl Store {
 
     /// Sets some resident free frames aside, of those beyond `keep`, so that they are
     /// [given back](Self::give_back). Leaves `pages` free frames. Under the ledger's lock.
-    pub fn set_aside_resident(&self, keep: usize, pages: usize) -> Option<Aside> {
+    pub fn set_aside_resident(&self, keep: usize, pages: PageCount) -> Option<Aside> {
         let count = self.free_resident().saturating_sub(keep);
         self.set_aside(count, pages, Self::take_resident)
     }
 
     /// Sets up to `count` empty frames aside, so that they are [populated](Self::populate). Leaves
     /// `pages` free frames. Under the ledger's lock.
-    pub fn set_aside_empty(&self, count: usize, pages: usize) -> Option<Aside> {
+    pub fn set_aside_empty(&self, count: usize, pages: PageCount) -> Option<Aside> {
         self.set_aside(count, pages, |this| this.empty.pop(&this.segments))
     }
 
     fn set_aside(
         &self,
         count: usize,
-        pages: usize,
+        pages: PageCount,
         take: impl Fn(&Self) -> Option<Frame>,
     ) -> Option<Aside> {
         let aside = self.aside.load(Ordering::Relaxed) as usize;
-        let spare = self.free().saturating_sub(aside + pages);
+        let spare = self.free().saturating_sub(aside + pages.get());
         let mut frames: Vec<Frame> = (0..count.min(spare).min(BATCH))
             .map_while(|_| take(self))
             .collect();
@@ -351,10 +352,13 @@ mod tests {
         }
         assert_eq!((store.free_resident(), store.resident()), (200, 250));
         // As many as the arena has pages must remain for writers.
-        assert!(store.set_aside_resident(0, 450).is_none());
-        give_all_back(&store, || store.set_aside_resident(20, 8));
+        assert!(store.set_aside_resident(0, PageCount::new(450)).is_none());
+        give_all_back(&store, || store.set_aside_resident(20, PageCount::new(8)));
         assert_eq!((store.free_resident(), store.resident()), (20, 70));
-        store.populate(store.set_aside_empty(30, 8).unwrap(), Populate::ByCall);
+        store.populate(
+            store.set_aside_empty(30, PageCount::new(8)).unwrap(),
+            Populate::ByCall,
+        );
         assert_eq!(store.free_resident(), 50);
         let again: HashSet<Frame> = (0..450).map(|_| store.take().unwrap()).collect();
         assert_eq!(again.len(), 450);
@@ -367,7 +371,7 @@ mod tests {
         let store = store(8, 40);
         store.reserve(40).unwrap();
         store.prefault(40, Populate::ByCall);
-        let aside = store.set_aside_resident(0, 8).unwrap();
+        let aside = store.set_aside_resident(0, PageCount::new(8)).unwrap();
         assert_eq!(aside.frames.len(), 32);
         std::thread::scope(|scope| {
             scope.spawn(|| store.give_back(aside));

@@ -49,7 +49,7 @@ pub(crate) use frame::{Frame, FrameMeta};
 use free::FreeStack;
 use segments::Segments;
 
-use crate::page::{PageIndex, PageSize};
+use crate::page::{PageCount, PageIndex, PageSize};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::sys::Memory;
 
@@ -76,7 +76,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// A store for an arena of `pages` pages that never holds more than `limit` bytes.
-    pub fn new(page_size: PageSize, pages: usize, limit: usize) -> Self {
+    pub fn new(page_size: PageSize, pages: PageCount, limit: usize) -> Self {
         Self {
             segments: Segments::new(page_size, pages, limit),
             fresh: AtomicU32::new(0),
@@ -203,7 +203,7 @@ mod tests {
 
     pub(super) fn store(pages: usize, limit_pages: usize) -> Store {
         let size = PageSize::host();
-        Store::new(size, pages, limit_pages * size.bytes())
+        Store::new(size, PageCount::new(pages), limit_pages * size.bytes())
     }
 
     #[test]

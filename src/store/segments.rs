@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::frame::{Frame, FrameMeta};
-use crate::page::{PageIndex, PageRange, PageSize};
+use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::{self, Memory, Populate, Zeroed};
 
@@ -38,12 +38,12 @@ impl Segment {
 
 impl Segments {
     /// For an arena of `pages` pages; never more than `limit` bytes.
-    pub fn new(page_size: PageSize, pages: usize, limit: usize) -> Self {
+    pub fn new(page_size: PageSize, pages: PageCount, limit: usize) -> Self {
         let limit = (limit / page_size.bytes()).min(u32::MAX as usize - 1);
         Self {
             page_size,
             limit: limit as u32,
-            first: (pages.saturating_mul(2).min(1 << 31) as u32).next_power_of_two(),
+            first: (pages.get().saturating_mul(2).min(1 << 31) as u32).next_power_of_two(),
             segments: [const { OnceLock::new() }; 32],
             reserved: AtomicU32::new(0),
         }
@@ -75,7 +75,8 @@ impl Segments {
             let count = u64::from(self.first) << number;
             let frames = count.min(u64::from(self.limit - reserved)) as u32;
             let segment = Segment {
-                memory: Memory::new(frames as usize, self.page_size)?.in_small_pages(),
+                memory: Memory::new(PageCount::new(frames as usize), self.page_size)?
+                    .in_small_pages(),
                 metas: Zeroed::new(frames as usize)?,
             };
             if self.segments[number].set(segment).is_err() {
@@ -158,13 +159,13 @@ mod tests {
 
     #[test]
     fn each_frame_has_a_place_of_its_own() {
-        let segments = Segments::new(PageSize::host(), 3, usize::MAX);
+        let segments = Segments::new(PageSize::host(), PageCount::new(3), usize::MAX);
         segments.reserve(50).unwrap();
         let places: HashSet<_> = (0..50).map(|index| segments.place(index)).collect();
         assert_eq!(places.len(), 50);
         let slots = |indexes| -> Vec<usize> {
             let pieces = segments.pieces(indexes);
-            pieces.map(|(_, slots)| slots.count()).collect()
+            pieces.map(|(_, slots)| slots.count().get()).collect()
         };
         // Segments of 8, 16, 32 frames.
         assert_eq!(slots(0..8), [8]);

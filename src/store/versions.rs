@@ -13,7 +13,7 @@
 //! recycling their frames.
 
 use crate::epoch::Epoch;
-use crate::page::PageIndex;
+use crate::page::{PageCount, PageIndex};
 use crate::store::frame::Link;
 use crate::store::{Frame, Store};
 use crate::sync::Ordering;
@@ -30,9 +30,9 @@ pub(crate) struct Versions {
 }
 
 impl Versions {
-    pub fn new(pages: usize) -> std::io::Result<Self> {
+    pub fn new(pages: PageCount) -> std::io::Result<Self> {
         Ok(Self {
-            heads: Zeroed::new(pages)?,
+            heads: Zeroed::new(pages.get())?,
             saved: Link::default(),
             readers: Gate::new(),
         })

@@ -17,7 +17,7 @@ use loom::sync::atomic::{AtomicU8, Ordering, fence};
 
 use self::userfaultfd::Descriptor;
 use super::{Permission, Populate, ProtectError, ZeroValid};
-use crate::page::{PageIndex, PageRange, PageSize};
+use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 
 /// Bytes, each an atomic of its own: a reader may get any mixture that the memory model allows.
 pub(crate) struct Memory {
@@ -67,8 +67,8 @@ fn set(permission: &Mutex<Permission>, new: Permission) {
 }
 
 impl Memory {
-    pub fn new(pages: usize, page_size: PageSize) -> io::Result<Self> {
-        let bytes = (0..pages * page_size.bytes()).map(|_| AtomicU8::new(0));
+    pub fn new(pages: PageCount, page_size: PageSize) -> io::Result<Self> {
+        let bytes = (0..pages.get() * page_size.bytes()).map(|_| AtomicU8::new(0));
         Ok(Self {
             bytes: bytes.collect(),
             pages: Vec::new(),
@@ -82,9 +82,9 @@ impl Memory {
         })
     }
 
-    pub fn guarded(pages: usize, page_size: PageSize) -> io::Result<Self> {
+    pub fn guarded(pages: PageCount, page_size: PageSize) -> io::Result<Self> {
         Ok(Self {
-            pages: (0..pages).map(|_| Page::new()).collect(),
+            pages: (0..pages.get()).map(|_| Page::new()).collect(),
             ..Self::new(pages, page_size)?
         })
     }
@@ -143,7 +143,7 @@ impl Memory {
     ) -> Result<(), ProtectError> {
         if self.refuses(range, permission) {
             if self.half_way.load(Plain::Relaxed) {
-                for page in range.iter().take(range.count() / 2) {
+                for page in range.iter().take(range.count().get() / 2) {
                     set(&self.pages[page.get()].mapping, permission);
                 }
             }
@@ -165,7 +165,7 @@ impl Memory {
     }
 
     fn refuses(&self, range: PageRange, permission: Permission) -> bool {
-        if range.count() == self.pages.len() {
+        if range.count().get() == self.pages.len() {
             return false;
         }
         let no_mappings = self.no_mappings.load(Plain::Relaxed);
@@ -179,7 +179,7 @@ impl Memory {
 
     /// Whether a page beside these is writable.
     fn joins(&self, range: PageRange) -> bool {
-        let above = PageIndex::checked(range.end(), self.pages.len());
+        let above = PageIndex::checked(range.end(), PageCount::new(self.pages.len()));
         let beside = [range.first().below(), above];
         let mut beside = beside.into_iter().flatten();
         beside.any(|page| self.is_writable(page))

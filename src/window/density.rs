@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::page::{PageIndex, PageRange};
+use crate::page::{PageCount, PageIndex, PageRange};
 use crate::sys::{ZeroValid, Zeroed};
 use crate::window::{Block, LARGE, SMALL};
 
@@ -66,9 +66,9 @@ const RECENT: u32 = 2048;
 const WHOLE: u64 = 256;
 
 impl Density {
-    pub fn new(pages: usize) -> std::io::Result<Self> {
+    pub fn new(pages: PageCount) -> std::io::Result<Self> {
         Ok(Self {
-            blocks: Zeroed::new(pages.div_ceil(SMALL))?,
+            blocks: Zeroed::new(pages.get().div_ceil(SMALL))?,
             period: AtomicU32::new(1),
             faults: AtomicU64::new(0),
             copies: AtomicU64::new(0),
@@ -85,8 +85,8 @@ impl Density {
         self.faults.fetch_add(asked, Ordering::Relaxed);
         self.copies.fetch_add(asked + ahead, Ordering::Relaxed);
         for (block, part) in range.parts(SMALL) {
-            let copies = part.count() as u64;
-            let faults = if range.count() as u64 == asked {
+            let copies = part.count().get() as u64;
+            let faults = if range.count().get() as u64 == asked {
                 copies
             } else {
                 u64::from(page.get() / SMALL == block)
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn faults_are_counted_for_certain_and_the_rest_as_compared() {
-        let density = Density::new(1000).unwrap();
+        let density = Density::new(PageCount::new(1000)).unwrap();
         density.saved(page(3), (3..4).into(), 1, 0);
         density.saved(page(70), (64..128).into(), 1, 63);
         assert_eq!(density.written(), 2);
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_period_is_remembered_until_the_next_ends() {
-        let density = Density::new(1000).unwrap();
+        let density = Density::new(PageCount::new(1000)).unwrap();
         density.saved(page(70), (64..128).into(), 1, 63);
         for _ in 0..500 {
             density.compared(true);
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_range_that_was_asked_for_counts_as_written() {
-        let density = Density::new(1000).unwrap();
+        let density = Density::new(PageCount::new(1000)).unwrap();
         density.saved(page(10), (10..81).into(), 71, 0);
         assert_eq!(density.written(), 71);
         assert_eq!(density.around(page(10)).1, Block { now: 71, before: 0 });
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn old_comparisons_fade() {
-        let density = Density::new(64).unwrap();
+        let density = Density::new(PageCount::new(64)).unwrap();
         density.saved(page(0), (0..64).into(), 1, 63);
         for _ in 0..10_000 {
             density.compared(true);

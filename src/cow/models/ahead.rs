@@ -56,7 +56,7 @@ fn armed_ahead_and_guard() {
             let mut preparation = Preparation::new();
             core.arm_ahead(&mut preparation, Duration::MAX).unwrap();
         });
-        let guard = core.begin_guard(PageRange::all(2));
+        let guard = core.begin_guard(PageRange::from(0..2));
         assert!(
             core.memory().store(page(1), 1, 1),
             "a page under a guard was armed"

@@ -9,7 +9,7 @@ fn guard_and_commit() {
         let core = arena(1);
         let first = core.snapshot();
         let taker = spawn(&core, Core::snapshot);
-        let guard = core.begin_guard(PageRange::all(1));
+        let guard = core.begin_guard(PageRange::from(0..1));
         assert!(
             core.memory().store(page(0), 0, 1),
             "a page under a guard was armed"
@@ -65,7 +65,7 @@ fn opened_range_and_copy_in_progress() {
         let core = arena_with(2, 2, usize::MAX);
         let snapshot = core.snapshot();
         let writer = spawn(&core, |core| core.write(2, 1));
-        let guard = core.begin_guard(PageRange::all(2));
+        let guard = core.begin_guard(PageRange::from(0..2));
         assert!(core.memory().store(page(1), 2, 3));
         assert!(core.memory().store(page(1), 3, 3));
         drop(guard);
@@ -86,8 +86,8 @@ fn guards_of_two_arenas_and_commits() {
             .map(|core| spawn(core, Core::snapshot))
             .collect();
         let nested = |outer: &Arc<Core>, inner: &Arc<Core>| {
-            let first = outer.begin_guard(PageRange::all(1));
-            let second = inner.begin_guard(PageRange::all(1));
+            let first = outer.begin_guard(PageRange::from(0..1));
+            let second = inner.begin_guard(PageRange::from(0..1));
             assert!(inner.memory().store(page(0), 0, 1));
             drop(second);
             drop(first);

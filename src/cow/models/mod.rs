@@ -27,7 +27,7 @@ use crate::cow::state::dirty::DirtySet;
 use crate::cow::state::ledger::Live;
 use crate::error::Error;
 use crate::options::{Engine, Options, Window};
-use crate::page::{PageIndex, PageRange, PageSize};
+use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sync::Arc;
 
 /// All interleavings with at most this many involuntary switches.
@@ -85,7 +85,7 @@ fn arena_of_blocks(pages: usize) -> Arc<Core> {
 
 fn arena_of(pages: usize, bytes: usize, options: &Options) -> Arc<Core> {
     let size = PageSize::new(bytes).expect("a power of two");
-    Arc::new(Core::new(size, pages, options).expect("the fake has memory"))
+    Arc::new(Core::new(size, PageCount::new(pages), options).expect("the fake has memory"))
 }
 
 fn arena(pages: usize) -> Arc<Core> {

@@ -130,8 +130,8 @@ fn free_blocks_and_commit() {
 fn nearest_open_page_and_add() {
     for (at, other) in [(10, 150), (150, 10)] {
         model(3, move || {
-            let set = Arc::new(DirtySet::new(200).expect("the fake has memory"));
-            set.remove(PageRange::all(200));
+            let set = Arc::new(DirtySet::new(PageCount::new(200)).expect("the fake has memory"));
+            set.remove(PageRange::from(0..200));
             let looker = {
                 let set = set.clone();
                 thread::spawn(move || set.nearest(page(at).into(), usize::MAX))

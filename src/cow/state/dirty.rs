@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use crate::page::{PageIndex, PageRange};
+use crate::page::{PageCount, PageIndex, PageRange};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::Zeroed;
 
@@ -41,7 +41,7 @@ const fn mask(from: usize, end: usize) -> u64 {
 }
 
 pub(crate) struct DirtySet {
-    pages: usize,
+    pages: PageCount,
     /// All pages from here on are open, whatever the bits say: never armed so far, or disarmed as a
     /// whole.
     open_from: AtomicU32,
@@ -52,8 +52,8 @@ pub(crate) struct DirtySet {
 
 impl DirtySet {
     /// The set of an arena that was never armed: everything is open.
-    pub fn new(pages: usize) -> std::io::Result<Self> {
-        let leaves = pages.div_ceil(BITS);
+    pub fn new(pages: PageCount) -> std::io::Result<Self> {
+        let leaves = pages.get().div_ceil(BITS);
         let middle = leaves.div_ceil(BITS);
         let top = middle.div_ceil(BITS);
         Ok(Self {
@@ -154,7 +154,7 @@ impl DirtySet {
         cut: impl Fn(usize) -> usize,
     ) -> Option<Slice> {
         // What lies beyond a page that was never armed must not be armed before it.
-        let first = self.next_open(from.min(self.open_from()), self.pages)?;
+        let first = self.next_open(from.min(self.open_from()), self.pages.get())?;
         let mut slice = Slice {
             range: first.into(),
             pages: 0,
@@ -166,16 +166,18 @@ impl DirtySet {
             && slice.runs < runs
         {
             let start = start.get();
-            let full = start.saturating_add(pages - slice.pages).min(self.pages);
+            let full = start
+                .saturating_add(pages - slice.pages)
+                .min(self.pages.get());
             // A thread that only asks may come while a commit clears what it looks at.
             let mut end = self.run_end(start, full).max(start + 1);
             if end == full {
-                end = self.run_end(end, cut(end).min(self.pages)).max(end);
+                end = self.run_end(end, cut(end).min(self.pages.get())).max(end);
             }
             slice.range = PageRange::from(first.get()..end);
             slice.pages += end - start;
             slice.runs += 1;
-            next = self.next_open(end, self.pages);
+            next = self.next_open(end, self.pages.get());
         }
         Some(slice)
     }
@@ -203,7 +205,7 @@ impl DirtySet {
                 return self.slice(start, below, runs);
             }
             from = kept.end();
-            if from >= self.pages {
+            if from >= self.pages.get() {
                 return None;
             }
             if from > self.open_from() {
@@ -248,7 +250,7 @@ impl DirtySet {
 
     /// The first open page from `from` up to `end`.
     fn next_open(&self, from: usize, end: usize) -> Option<PageIndex> {
-        let end = end.min(self.pages);
+        let end = end.min(self.pages.get());
         let bits_end = end.min(self.open_from());
         let open = self
             .next_bit(0, from, bits_end)
@@ -386,13 +388,13 @@ mod tests {
 
     #[test]
     fn everything_is_open_until_it_is_taken_out() {
-        let set = DirtySet::new(70).unwrap();
+        let set = DirtySet::new(PageCount::new(70)).unwrap();
         assert!(set.contains(page(69)));
         let slice = |pages: Range<usize>, runs| {
             let range = PageRange::from(pages);
             Some(Slice {
                 range,
-                pages: range.count(),
+                pages: range.count().get(),
                 runs,
             })
         };
@@ -425,8 +427,8 @@ mod tests {
             probes in prop::collection::vec((somewhere(), 0usize..9000), 1..20),
             most in (1usize..500, 1usize..5),
         ) {
-            let set = DirtySet::new(PAGES).unwrap();
-            set.remove(PageRange::all(PAGES));
+            let set = DirtySet::new(PageCount::new(PAGES)).unwrap();
+            set.remove(PageRange::all(PageCount::new(PAGES)));
             let mut model = BTreeSet::new();
             for (first, more) in runs {
                 let end = (first + more + 1).min(PAGES);
@@ -497,7 +499,7 @@ mod tests {
             most in (1usize..300, 1usize..5),
         ) {
             const PAGES: usize = 900;
-            let set = DirtySet::new(PAGES).unwrap();
+            let set = DirtySet::new(PageCount::new(PAGES)).unwrap();
             let mut model: BTreeSet<usize> = (0..PAGES).collect();
             if closed > 0 {
                 set.remove((0..closed).into());

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::cow::state::dirty::DirtySet;
-use crate::page::{PageIndex, PageRange};
+use crate::page::{PageCount, PageIndex, PageRange};
 use crate::sys;
 
 /// The pages of an arena and the guard page on either side.
@@ -31,7 +31,7 @@ impl Mappings {
     }
 
     /// Counts what opening `range` splits and joins; called before it is added to the dirty set.
-    pub fn opened(&self, dirty: &DirtySet, range: PageRange, pages: usize) {
+    pub fn opened(&self, dirty: &DirtySet, range: PageRange, pages: PageCount) {
         let below = range.first().below();
         let above = PageIndex::checked(range.end(), pages);
         let low = range.start() - usize::from(below.is_some());

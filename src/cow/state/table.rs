@@ -16,7 +16,7 @@
 //! Whether a page is armed is not in the word; see [`crate::cow::state::dirty`].
 
 use crate::epoch::Epoch;
-use crate::page::PageIndex;
+use crate::page::{PageCount, PageIndex};
 use crate::sync::{AtomicU64, Ordering, sleep_u64, wait_until, wake_u64};
 use crate::sys::Zeroed;
 
@@ -44,9 +44,9 @@ pub(crate) struct Table {
 
 impl Table {
     /// Words for `pages` pages, all free and dealt with up to epoch 0.
-    pub fn new(pages: usize) -> std::io::Result<Self> {
+    pub fn new(pages: PageCount) -> std::io::Result<Self> {
         Ok(Self {
-            words: Zeroed::new(pages)?,
+            words: Zeroed::new(pages.get())?,
         })
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::pagemap::{self, Look};
-use crate::page::{PageIndex, PageRange, PageSize};
+use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sys::Populate;
 
 /// Pages that one call asks about whether they are in memory.
@@ -29,7 +29,12 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    pub fn new(pages: usize, page_size: PageSize) -> io::Result<Self> {
+    pub fn new(pages: PageCount, page_size: PageSize) -> io::Result<Self> {
+        Self::map(pages.get(), page_size)
+    }
+
+    /// `pages` may be more than an arena can have.
+    fn map(pages: usize, page_size: PageSize) -> io::Result<Self> {
         let len = pages
             .checked_mul(page_size.bytes())
             .filter(|len| isize::try_from(*len).is_ok())
@@ -50,14 +55,14 @@ impl Memory {
     /// Memory for an arena: `pages` pages between some that nobody may touch, so that the mapping
     /// never merges with a stranger's and a call over all of them splits nothing. Where it is long
     /// enough for huge pages it begins with one.
-    pub fn guarded(pages: usize, page_size: PageSize) -> io::Result<Self> {
+    pub fn guarded(pages: PageCount, page_size: PageSize) -> io::Result<Self> {
         let huge = page_size.pages_of_table();
-        let alignment = if pages < huge { 1 } else { huge };
-        let memory = Self::new(pages + 1 + alignment, page_size)?;
+        let alignment = if pages.get() < huge { 1 } else { huge };
+        let memory = Self::map(pages.get() + 1 + alignment, page_size)?;
         let bytes = page_size.bytes();
         let low = memory.start;
         let first = low.wrapping_add(bytes).align_offset(alignment * bytes) / bytes + 1;
-        let high = first + pages;
+        let high = first + pages.get();
         for guard in [0..first, high..memory.len / bytes] {
             let start = low.wrapping_add(guard.start * bytes);
             let len = guard.len() * bytes;
@@ -70,9 +75,9 @@ impl Memory {
     }
 
     /// The same mapping, narrowed to `pages` pages from `first`.
-    fn inner(self, first: PageIndex, pages: usize, page_size: PageSize) -> Self {
+    fn inner(self, first: PageIndex, pages: PageCount, page_size: PageSize) -> Self {
         let offset = page_size.offset_of(first);
-        let len = pages * page_size.bytes();
+        let len = pages.get() * page_size.bytes();
         debug_assert!(offset + len <= self.len);
         Self {
             start: self.start.wrapping_add(offset),
@@ -283,7 +288,7 @@ impl Memory {
     /// Address and length.
     pub fn bytes_of(&self, range: PageRange, page_size: PageSize) -> (*mut u8, usize) {
         let start = page_size.offset_of(range.first());
-        let len = range.count() * page_size.bytes();
+        let len = range.count().get() * page_size.bytes();
         debug_assert!(start + len <= self.len);
         (self.start.wrapping_add(start), len)
     }

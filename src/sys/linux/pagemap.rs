@@ -213,12 +213,13 @@ impl Drop for Pagemap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::PageCount;
     use crate::sys::{Memory, Populate};
 
     /// Memory of some pages, of which these are touched.
     fn memory(pages: usize, touched: &[usize]) -> (Memory, PageSize) {
         let page_size = PageSize::host();
-        let memory = Memory::new(pages, page_size).unwrap();
+        let memory = Memory::new(PageCount::new(pages), page_size).unwrap();
         // SAFETY: the whole mapping. A huge page would make neighbours resident.
         unsafe {
             libc::madvise(

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 
 use super::memory::Memory;
-use crate::page::{PageRange, PageSize};
+use crate::page::{PageCount, PageRange, PageSize};
 use crate::sys::{Permission, ProtectError};
 
 // linux/userfaultfd.h
@@ -159,10 +159,10 @@ impl Descriptor {
 /// Whether it works here: tries it on a page, with a descriptor for that alone.
 pub(crate) fn probe() -> io::Result<()> {
     let page_size = PageSize::host();
-    let memory = Memory::new(1, page_size)?;
+    let memory = Memory::new(PageCount::new(1), page_size)?;
     let descriptor = open()?;
     let protect = |permission| {
-        let page = PageRange::all(1);
+        let page = PageRange::from(0..1);
         Ok(write_protect(
             descriptor, &memory, page, page_size, permission,
         )?)
