@@ -163,9 +163,9 @@ impl Drop for Pending {
     }
 }
 
-/// Prepares, steps and commits in one call.
+/// Prepares, arms and commits in one call.
 pub(super) fn take_snapshot(registered: &Arc<Registered>) -> Result<Snapshot, Error> {
-    let mut pending = Pending::new(registered)?;
-    pending.step(Duration::MAX)?;
-    pending.commit()
+    registered.check_handler()?;
+    let live = registered.core().take()?;
+    Ok(Snapshot::new(registered.clone(), live))
 }

@@ -12,27 +12,24 @@ use crate::sync::Ordering;
 use crate::sys::{self, ProtectError};
 
 impl Core {
-    /// Arms a part of the dirty set, chosen once the gate is closed, and opens the gate again.
-    /// Returns whether a writer slept meanwhile, and how long arming took in nanoseconds. No
-    /// guard's page is in it.
-    pub fn arm(&self, choose: impl FnOnce() -> Option<Slice>) -> Result<(bool, u64)> {
+    /// Arms everything, between closing the gate and opening it.
+    pub(super) fn arm_everything(&self) -> Result<()> {
         let masked = sys::signal::Masked::new();
         self.gate.close();
-        let armed = self.arm_closed(choose());
-        let waited_for = self.gate.open();
+        let armed = self.arm(self.all_dirty());
+        self.gate.open();
         drop(masked);
-        armed.map(|nanoseconds| (waited_for, nanoseconds))
+        armed
     }
 
     pub fn all_dirty(&self) -> Option<Slice> {
         self.dirty.slice(0, self.pages.get(), self.pages.get())
     }
 
-    /// Arms a part of the dirty set; returns how long that took in nanoseconds. Gate closed and
-    /// drained.
-    pub(super) fn arm_closed(&self, slice: Option<Slice>) -> Result<u64> {
+    /// Arms a part of the dirty set. Gate closed and drained.
+    pub(super) fn arm(&self, slice: Option<Slice>) -> Result<()> {
         let Some(slice) = slice else {
-            return Ok(0);
+            return Ok(());
         };
         let begin = sys::clock::now();
         self.count_arming();
@@ -50,9 +47,8 @@ impl Core {
         }
         // Blocks that are opened without a copy would undo what was armed.
         self.free_faults.store(0, Ordering::Relaxed);
-        let took = sys::clock::since(begin);
-        self.counters.armed(took);
-        Ok(took)
+        self.counters.armed(sys::clock::since(begin));
+        Ok(())
     }
 
     /// Where each border of armed pages is one of mappings, by one call: what lies between and is

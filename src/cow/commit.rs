@@ -48,6 +48,16 @@ impl Core {
 
     /// Takes a snapshot of all pages: the second phase, which stops the writers.
     pub fn commit(&self) -> Result<Arc<Live>> {
+        self.commit_after(Ok)
+    }
+
+    /// As [`commit`](Self::commit); `arm_ahead` may arm in slices before, with the gate closed and
+    /// drained. It gets the time when the gate was closed, and returns when it was last closed to
+    /// all writers.
+    pub(super) fn commit_after(
+        &self,
+        arm_ahead: impl FnOnce(u64) -> Result<u64>,
+    ) -> Result<Arc<Live>> {
         let mut ledger = self.ledger_without_guard()?;
         self.reserve_with(&ledger)?;
         let epoch = self.epoch().next();
@@ -60,7 +70,8 @@ impl Core {
         let masked = sys::signal::Masked::new();
         let closing = sys::clock::now();
         self.gate.close();
-        let armed = self.arm_closed(self.all_dirty());
+        let closed = arm_ahead(closing);
+        let armed = closed.and_then(|closed| self.arm(self.all_dirty()).map(|()| closed));
         if armed.is_ok() {
             self.losses.settle(&ledger.live);
             if let Some(newest) = ledger.live.last_mut() {
@@ -77,11 +88,10 @@ impl Core {
             self.density.next_period();
         }
         self.gate.open();
-        let pause = sys::clock::since(closing);
+        let opened = sys::clock::now();
         drop(masked);
 
-        armed?;
-        self.counters.committed(pause);
+        self.counters.committed(opened.saturating_sub(armed?));
         Ok(snapshot)
     }
 }

@@ -79,6 +79,7 @@ impl<'a> Arena<'a> {
         self.ledger.commits_waiting = 0;
         self.move_to_mprotect();
         self.core.mappings.forked();
+        self.core.gate.forget_waiting();
         self.core.store.forget_prefaulting();
     }
 

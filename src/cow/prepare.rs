@@ -20,14 +20,17 @@ use std::time::Duration;
 use crate::cow::core::Core;
 use crate::cow::guard;
 use crate::cow::state::dirty::{DirtySet, Slice};
+use crate::cow::state::ledger::Live;
 use crate::error::{Error, Result};
 use crate::page::PageRange;
 use crate::protect::Protection;
-use crate::sync::lock;
+use crate::sync::{Arc, lock};
 use crate::sys;
 
 /// How long arming a slice may take: writers that fault wait for it.
-const SLICE_NS: std::ops::Range<u64> = 100_000..300_000;
+const SLICE_NS: std::ops::Range<u64> = 150_000..400_000;
+/// How long writers that wait may take to get through the gate between two slices.
+const ADMIT_NS: u64 = 50_000;
 const LEAST_PAGES: usize = 64;
 /// Copies compared between two looks at the clock, and frames made resident.
 const COMPARED: usize = 128;
@@ -80,6 +83,8 @@ pub(crate) struct Preparation {
     armed_before: usize,
     /// Passes in a row that armed nearly as much as the one before.
     fruitless: u32,
+    /// When the gate was last closed to all writers.
+    closed_at: u64,
     /// The system refused to arm a slice. It may still arm everything by one call.
     refused: bool,
     /// All slices: how long arming took in nanoseconds, and of how many pages, counted as `armed`.
@@ -91,19 +96,15 @@ pub(crate) struct Preparation {
     frames: usize,
 }
 
-/// What arming one slice came to.
-enum Armed {
-    /// Little enough is left that nothing was done.
+/// Why no more slices were armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Little is left.
     Ready,
-    /// Nothing is left but the pages of guards, for which the time allowed did not suffice.
+    /// Nothing is left but the pages of guards.
     Guarded,
-    /// The system refused.
-    Refused,
-    Slice {
-        /// A writer slept meanwhile.
-        waited_for: bool,
-        nanoseconds: u64,
-    },
+    /// Further slices would not help, or were not wanted.
+    Enough,
 }
 
 /// What a commit would have to arm.
@@ -152,6 +153,7 @@ impl Preparation {
             armed: 0,
             armed_before: 0,
             fruitless: 0,
+            closed_at: 0,
             refused: false,
             arming_ns: 0,
             arming_pages: 0,
@@ -248,45 +250,105 @@ impl Core {
         })
     }
 
-    /// Arms ahead until the commit has little left to do, further passes do not help, or `budget`
-    /// is used up. Gives writers that fault room between slices. Leaves the pages of guards out;
-    /// when there are no others it waits for a guard to go.
+    /// Gets everything ready that takes time and arms nothing, as far as the budget allows. Before
+    /// arming: pages that are armed already would be written again meanwhile.
+    fn get_ready(&self, preparation: &mut Preparation, budget: Budget) {
+        while self.look_back(preparation) || self.ready_frames(preparation) {
+            if budget.is_used_up() {
+                return;
+            }
+        }
+    }
+
+    /// Arms ahead until the commit has little left to do, further slices do not help, or `budget`
+    /// is used up. Leaves the pages of guards out; when there are no others it waits for a guard to
+    /// go.
     pub fn arm_ahead(&self, preparation: &mut Preparation, budget: Duration) -> Result<()> {
         let budget = Budget::new(budget);
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
-        // First all that takes time without arming: pages that are armed already would be written
-        // again meanwhile.
-        while self.look_back(preparation) || self.ready_frames(preparation) {
-            if budget.is_used_up() {
-                return Ok(());
-            }
-        }
-        preparation.refused = false;
-        let passes = preparation.passes;
+        self.get_ready(preparation, budget);
+        let mut ledger = lock(&self.ledger);
         loop {
-            match self.arm_slice(preparation, budget)? {
-                Armed::Ready | Armed::Guarded | Armed::Refused => return Ok(()),
-                Armed::Slice {
-                    waited_for,
-                    nanoseconds,
-                } => {
-                    if waited_for {
-                        // A writer that waited runs now, and gets through its fault before the next
-                        // slice. Not for long: a soft fault costs a writer about what arming its
-                        // page again costs us, and with as much time as we take it would undo all
-                        // that we do.
-                        sys::clock::sleep(nanoseconds.min(SLICE_NS.end) / 8);
-                    }
-                }
-            }
-            let passes = preparation.passes - passes;
-            if budget.is_used_up()
-                || passes > MOST_PASSES
-                || passes > FRUITLESS && preparation.is_stalled()
-            {
+            let mut kept: Vec<PageRange> = ledger.guards.pages().collect();
+            let masked = sys::signal::Masked::new();
+            self.gate.close();
+            let ended = self.arm_slices(preparation, &mut kept, || budget.is_used_up());
+            self.gate.open();
+            drop(masked);
+            if ended? != Ended::Guarded || budget.is_used_up() {
                 return Ok(());
+            }
+            ledger = self.wait_for_guard(ledger, Some(budget.left()));
+        }
+    }
+
+    /// Takes a snapshot, all of it in one call: gets ready, arms in slices, commits.
+    pub fn take(&self) -> Result<Arc<Live>> {
+        let mut preparation = Preparation::new();
+        self.reserve()?;
+        self.get_ready(&mut preparation, Budget::new(Duration::MAX));
+        let taken = self.commit_after(|closed_at| {
+            preparation.closed_at = closed_at;
+            self.arm_slices(&mut preparation, &mut [], || false)?;
+            Ok(preparation.closed_at)
+        });
+        if taken.is_err() {
+            // The frames that were made resident for it are not needed.
+            self.trim();
+        }
+        taken
+    }
+
+    /// Arms slice by slice until little is left, further slices do not help, or `is_over`. Lets
+    /// writers that wait through between them. Gate closed and drained, before and after.
+    fn arm_slices(
+        &self,
+        preparation: &mut Preparation,
+        kept: &mut [PageRange],
+        is_over: impl Fn() -> bool,
+    ) -> Result<Ended> {
+        preparation.refused = false;
+        let begun = preparation.passes;
+        let mut last = None;
+        let mut pays = true;
+        loop {
+            if self.is_ready() {
+                preparation.caught_up();
+                return Ok(Ended::Ready);
+            }
+            let before = preparation.passes;
+            let Some(slice) = preparation.choose(&self.dirty, &self.engine, kept) else {
+                return Ok(Ended::Guarded);
+            };
+            // Of a pass that was begun by this call. Unless each halves what is left, writers are
+            // too fast, and the sooner the commit comes the better.
+            if before < preparation.passes && begun < before {
+                let armed = preparation.armed_before;
+                pays = last.is_none_or(|last| armed < last / 2);
+                last = Some(armed);
+            }
+            self.counters.passes(preparation.passes);
+            let begin = sys::clock::of_thread();
+            match self.arm(Some(slice)) {
+                Ok(()) => {}
+                Err(Error::Protect { .. }) => {
+                    // Slices split mappings, and one call over everything does not: the commit's
+                    // part.
+                    preparation.refused = true;
+                    return Ok(Ended::Enough);
+                }
+                Err(error) => return Err(error),
+            }
+            preparation.adapt(slice, sys::clock::of_thread().saturating_sub(begin));
+            if is_over() || !pays || preparation.passes - begun > MOST_PASSES {
+                return Ok(Ended::Enough);
+            }
+            let is_ajar = self.gate.admit(ADMIT_NS);
+            preparation.closed_at = sys::clock::now();
+            if is_ajar {
+                self.gate.shut();
             }
         }
     }
@@ -314,49 +376,6 @@ impl Core {
         preparation.frames = expected.min(preparation.frames + FRAMES);
         self.prefault(preparation.frames);
         true
-    }
-
-    /// One slice.
-    fn arm_slice(&self, preparation: &mut Preparation, budget: Budget) -> Result<Armed> {
-        let mut ledger = lock(&self.ledger);
-        loop {
-            if self.is_ready() {
-                preparation.caught_up();
-                return Ok(Armed::Ready);
-            }
-            let mut kept: Vec<PageRange> = ledger.guards.pages().collect();
-            let mut chosen = None;
-            let armed = self.arm(|| {
-                chosen = preparation.choose(&self.dirty, &self.engine, &mut kept);
-                self.counters.passes(preparation.passes);
-                chosen
-            });
-            let (waited_for, nanoseconds) = match armed {
-                Ok(done) => done,
-                Err(Error::Protect { .. }) => {
-                    // Slices split mappings, and one call over everything does not: the commit's
-                    // part.
-                    preparation.refused = true;
-                    return Ok(Armed::Refused);
-                }
-                Err(error) => return Err(error),
-            };
-            if let Some(slice) = chosen {
-                preparation.adapt(slice, nanoseconds);
-                return Ok(Armed::Slice {
-                    waited_for,
-                    nanoseconds,
-                });
-            }
-            if !ledger.guards.any() {
-                return Ok(Armed::Ready);
-            }
-            let left = budget.left();
-            if left == 0 {
-                return Ok(Armed::Guarded);
-            }
-            ledger = self.wait_for_guard(ledger, Some(left));
-        }
     }
 }
 

@@ -57,7 +57,7 @@ impl Core {
                 }
                 // Armed as a whole the arena's mappings become one again, and others can be made.
                 // Later writes there find that they need no copy.
-                let _ = self.arm(|| self.all_dirty());
+                let _ = self.arm_everything();
                 self.store.reserve(frames)
             })
             .map_err(|source| Error::Reserve {
@@ -70,7 +70,6 @@ impl Core {
     }
 
     /// As [`reserve_with`](Self::reserve_with), when a snapshot is only prepared.
-    #[cfg(not(loom))]
     pub fn reserve(&self) -> Result<()> {
         self.reserve_with(&lock(&self.ledger))
     }

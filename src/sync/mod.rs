@@ -76,6 +76,18 @@ pub(crate) fn wait_until(done: impl Fn() -> bool, sleep: impl Fn()) {
     }
 }
 
+/// Looks again and again until `done` holds, for at most this many nanoseconds. Does not sleep: on a
+/// loaded machine a sleep of microseconds takes milliseconds.
+pub(crate) fn spin_until(done: impl Fn() -> bool, nanoseconds: u64) {
+    let begin = sys::clock::now();
+    while !done() && sys::clock::since(begin) < nanoseconds {
+        #[cfg(not(loom))]
+        std::hint::spin_loop();
+        #[cfg(loom)]
+        return loom::thread::yield_now();
+    }
+}
+
 /// Sleeps while `word` still holds `seen`; may wake early. Async-signal-safe.
 pub(crate) fn sleep_u32(word: &AtomicU32, seen: u32) {
     sys::futex::wait_u32(word, seen);

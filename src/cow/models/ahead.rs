@@ -123,3 +123,77 @@ fn armed_ahead_and_last_way_out() {
         core.assert_settled();
     });
 }
+
+/// A whole snapshot is taken in slices, between which waiting writers are let through.
+#[test]
+fn taken_in_slices_and_writer() {
+    model(2, || {
+        let core = arena(3);
+        let taker = spawn(&core, |core| core.take().unwrap());
+        core.write(2, 1);
+        core.write(0, 1);
+        let snapshot = taker.join().unwrap();
+        let first = core.frozen(&snapshot, 2).unwrap();
+        let second = core.frozen(&snapshot, 0).unwrap();
+        assert!(first >= second, "the later store without the earlier one");
+        core.assert_settled();
+        core.write(0, 2);
+        assert_eq!(core.frozen(&snapshot, 0).unwrap(), second);
+        core.assert_settled();
+    });
+}
+
+/// The same with an older snapshot alive and two writers, which must not see what soft faults let
+/// through.
+#[test]
+fn taken_in_slices_with_a_live_snapshot() {
+    model(1, || {
+        let core = arena(2);
+        let first = core.snapshot();
+        core.write(0, 1);
+        let taker = spawn(&core, |core| core.take().unwrap());
+        let writer = spawn(&core, |core| core.write(1, 1));
+        core.write(0, 2);
+        writer.join().unwrap();
+        let second = taker.join().unwrap();
+        for at in [0, 1] {
+            assert_eq!(core.frozen(&first, at).unwrap(), 0);
+        }
+        let seen = core.frozen(&second, 0).unwrap();
+        core.write(0, 3);
+        assert_eq!(core.frozen(&second, 0).unwrap(), seen);
+        core.assert_settled();
+    });
+}
+
+/// While a gate is ajar those enter that waited, and nobody is inside once it is shut. No thread
+/// sleeps for ever.
+#[test]
+fn a_gate_that_is_ajar() {
+    model(2, || {
+        let core = arena(1);
+        let inside = std::sync::Arc::new(AtomicUsize::new(0));
+        let enter = || {
+            let inside = inside.clone();
+            spawn(&core, move |core| {
+                core.gate.enter();
+                inside.fetch_add(1, Relaxed);
+                inside.fetch_sub(1, Relaxed);
+                core.gate.leave();
+            })
+        };
+        let threads = [enter(), enter()];
+        core.gate.close();
+        assert_eq!(inside.load(Relaxed), 0);
+        for _ in 0..2 {
+            if core.gate.admit(1) {
+                core.gate.shut();
+            }
+            assert_eq!(inside.load(Relaxed), 0);
+        }
+        core.gate.open();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
