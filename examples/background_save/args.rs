@@ -12,6 +12,7 @@ use pagecow::Engine;
 
 use crate::base::Base;
 use crate::failure::Failure;
+use crate::plan::Pattern;
 
 const SIGNALS: &str = "\
 Signals:
@@ -25,7 +26,10 @@ Signals:
 
 Exit code: 0 when every row is verified, 1 when one is not or the run failed, 2 for bad arguments.";
 
-/// Fill memory, change it at full speed, and save a frozen image of it in the background: pagecow
+/// The rate of a writer with `--load hot`, when no other is asked for.
+const HOT_RATE: u32 = 200_000;
+
+/// Fill memory, change it all the time, and save a frozen image of it in the background: pagecow
 /// beside fork().
 #[derive(Debug, Parser)]
 #[command(version, after_help = SIGNALS, max_term_width = 120)]
@@ -45,6 +49,14 @@ struct Args {
     /// Threads that write [default: one for each core but one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     writers: Option<u16>,
+
+    /// Which pages the writers change
+    #[arg(long, value_enum, default_value = "uniform")]
+    load: Pattern,
+
+    /// Writes per second of each writer [default: 200000 with --load hot, else as many as it can]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
 
     /// How long to watch the writers before the first snapshot, and again after the last
     #[arg(long, value_name = "S", default_value = "1", value_parser = parse_seconds)]
@@ -84,6 +96,9 @@ pub struct Job {
     pub input: Option<PathBuf>,
     pub out: Option<PathBuf>,
     pub writers: usize,
+    pub load: Pattern,
+    /// Writes per second of each writer; `None`: as many as it can.
+    pub rate: Option<u32>,
     pub seconds: Duration,
     pub versus: Versus,
     pub engine: Engine,
@@ -141,6 +156,10 @@ impl Job {
             })?;
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let writers = args.writers.map_or((cores - 1).max(1), usize::from);
+        let usual_rate = match args.load {
+            Pattern::Uniform => None,
+            Pattern::Hot => Some(HOT_RATE),
+        };
         Ok(Job {
             size,
             page_size,
@@ -148,6 +167,8 @@ impl Job {
             input: args.input,
             out: args.out,
             writers: writers.min(size / page_size),
+            load: args.load,
+            rate: args.rate.or(usual_rate),
             seconds: Duration::from_secs_f64(args.seconds),
             versus: args.versus,
             engine: args.engine,
@@ -185,6 +206,11 @@ impl Job {
         let mut add = |name: &str, value: OsString| args.extend([name.into(), value]);
         add("--size", self.size.to_string().into());
         add("--writers", self.writers.to_string().into());
+        let load = self.load.to_possible_value().expect("none is skipped");
+        add("--load", load.get_name().into());
+        if let Some(rate) = self.rate {
+            add("--rate", rate.to_string().into());
+        }
         add("--seconds", self.seconds.as_secs_f64().to_string().into());
         if let Some(path) = &self.input {
             add("--input", path.into());
@@ -319,6 +345,19 @@ mod tests {
         assert_eq!(parse_seconds("0.3"), Ok(0.3));
         for bad in ["", "0", "-1", "nan", "inf", "1e9", "1s"] {
             assert!(parse_seconds(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn rate_follows_the_load() {
+        for (args, rate) in [
+            (&["x", "--size=1M"][..], None),
+            (&["x", "--size=1M", "--load=hot"], Some(HOT_RATE)),
+            (&["x", "--size=1M", "--load=hot", "--rate=7"], Some(7)),
+            (&["x", "--size=1M", "--rate=7"], Some(7)),
+        ] {
+            let job = Job::new(Args::try_parse_from(args).unwrap()).unwrap();
+            assert_eq!(job.rate, rate, "{args:?}");
         }
     }
 

@@ -130,6 +130,7 @@ impl Freezer for Forker {
         setting: &Setting<'_>,
     ) -> Result<(), Failure> {
         let saved = frozen.obtain(self.len as u64, setting)?;
+        drop(frozen);
         let mut file = saved.file();
         file.rewind()?;
         let mut file = BufReader::with_capacity(CHUNK, file);
@@ -142,12 +143,17 @@ impl Freezer for Forker {
         Ok(())
     }
 
+    fn child(frozen: &Frozen<'_>) -> Option<libc::pid_t> {
+        Some(frozen.child.pid)
+    }
+
     fn counters(&self) -> Result<Option<Counters>, Failure> {
         Ok(None)
     }
 }
 
-/// A child that waits until it is told how many bytes to save. It saves once.
+/// A child that waits until it is told how many bytes to save. It saves once, and ends when this is
+/// dropped.
 pub struct Frozen<'a> {
     child: Child,
     file: Option<Save<'a>>,
@@ -156,12 +162,15 @@ pub struct Frozen<'a> {
 }
 
 impl<'a> Frozen<'a> {
-    /// Tells the child to save the first `len` bytes, and waits for it.
+    /// Tells the child to save the first `len` bytes, and waits until it has.
     fn obtain(&mut self, len: u64, setting: &Setting<'_>) -> Result<Save<'a>, Failure> {
         let file = self.file.take().expect("a child is asked once");
         self.go.write_all(&len.to_ne_bytes())?;
         let report = self.report.words();
         let status = loop {
+            if report[SAVED].load(Ordering::Acquire) != 0 {
+                return Ok(file);
+            }
             if let Some(status) = self.child.try_wait()? {
                 break status;
             }
@@ -169,7 +178,6 @@ impl<'a> Frozen<'a> {
             setting.stop.sleep(Duration::from_millis(2))?;
         };
         match report[ERRNO].load(Ordering::Acquire) as i32 {
-            0 if status == 0 => Ok(file),
             0 => Err(Failure::Failed(format!(
                 "the forked child ended with wait status {status}"
             ))),
@@ -218,7 +226,8 @@ const WRITTEN: usize = 0;
 const OVERWRITTEN: usize = 1;
 const NANOS: usize = 2;
 const ERRNO: usize = 3;
-const REPORT_WORDS: usize = 4;
+const SAVED: usize = 4;
+const REPORT_WORDS: usize = 5;
 
 /// Everything that the child needs, made before the fork.
 struct Orders<'a> {
@@ -241,7 +250,13 @@ impl Orders<'_> {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)
         };
         let code = match self.save() {
-            Ok(()) => 0,
+            Ok(()) => {
+                self.report[SAVED].store(1, Ordering::Release);
+                // The parent first looks at the memory of this process, and then ends it. No second
+                // order comes; this waits until the parent closes the pipe or kills the process.
+                let _ = self.order();
+                0
+            }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
                 self.report[ERRNO].store(errno as u64, Ordering::Release);
@@ -252,17 +267,22 @@ impl Orders<'_> {
         unsafe { libc::_exit(code) }
     }
 
-    fn save(&self) -> io::Result<()> {
-        // SAFETY: no code in this process uses the parent's end of the pipe. With our copy of it
-        // closed, the read below ends when the parent does.
-        unsafe { libc::close(self.go) };
+    /// Waits until the parent says how many bytes to save.
+    fn order(&self) -> io::Result<usize> {
         let mut len = [0u8; 8];
         // SAFETY: the bytes of `len` may be written to.
         let got = retry(|| unsafe { libc::read(self.hears, len.as_mut_ptr().cast(), len.len()) })?;
         if got != len.len() {
             return Err(io::Error::from_raw_os_error(libc::EPIPE));
         }
-        let len = u64::from_ne_bytes(len) as usize;
+        Ok(u64::from_ne_bytes(len) as usize)
+    }
+
+    fn save(&self) -> io::Result<()> {
+        // SAFETY: no code in this process uses the parent's end of the pipe. With our copy of it
+        // closed, waiting for an order ends when the parent does.
+        unsafe { libc::close(self.go) };
+        let len = self.order()?;
 
         let started = Instant::now();
         let (mut at, mut overwritten) = (0, 0);

@@ -89,6 +89,10 @@ impl Freezer for Snapshotter {
         Ok(())
     }
 
+    fn child(_: &Snapshot) -> Option<libc::pid_t> {
+        None
+    }
+
     fn counters(&self) -> Result<Option<Counters>, Failure> {
         let stats = self.stats()?;
         Ok(Some(Counters {

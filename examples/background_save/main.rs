@@ -1,10 +1,11 @@
-//! The main job: writers change memory at full speed, while a frozen image of it is saved to a file
+//! The main job: writers change memory all the time, while a frozen image of it is saved to a file
 //! in the background. Once with pagecow, once with `fork()`.
 //!
 //! `cargo run --release --example background_save -- --help` lists the options.
 
 mod args;
 mod base;
+mod cost;
 mod failure;
 mod forked;
 mod fresh;
@@ -71,7 +72,7 @@ fn compare(job: &Job) -> Result<bool, Failure> {
         rows.push(row);
     }
     if !job.json {
-        report::print_table(&rows)?;
+        report::print_table(job, &rows)?;
     }
     Ok(rows.iter().all(|row| row.verified))
 }

@@ -5,18 +5,25 @@ use std::time::{Duration, Instant};
 
 use crate::args::Job;
 use crate::base::Base;
+use crate::cost::Cost;
 use crate::failure::Failure;
 use crate::load::Load;
-use crate::plan::Plan;
+use crate::plan::{Pattern, Plan};
 use crate::progress::Progress;
-use crate::report::{Row, micros, millis};
+use crate::report::{Row, micros, millis, seconds};
 use crate::save::{self, Save, Sum, Target};
 use crate::stop::Stop;
 use crate::verify::{Checker, Mismatch};
 
-/// At least this share of the pages must be overwritten before they are read. Otherwise the check
+/// How many of `pages` saved pages must be overwritten before they are read. Otherwise the check
 /// proves nothing.
-const MIN_OVERWRITTEN: f64 = 0.10;
+fn needed_overwritten(pattern: Pattern, pages: usize) -> usize {
+    match pattern {
+        Pattern::Uniform => pages.div_ceil(10),
+        // A save may be over before the writers reach many pages.
+        Pattern::Hot => 1,
+    }
+}
 
 /// Memory that writers change, and that can be frozen meanwhile.
 pub trait Memory {
@@ -49,6 +56,8 @@ pub trait Freezer {
         checker: &mut Checker<'_>,
         setting: &Setting<'_>,
     ) -> Result<(), Failure>;
+    /// The process that holds the frozen bytes, if it is another one.
+    fn child(frozen: &Self::Frozen<'_>) -> Option<libc::pid_t>;
     /// The freezer's counts so far, if it has any.
     fn counters(&self) -> Result<Option<Counters>, Failure>;
 }
@@ -94,7 +103,7 @@ struct Seen {
     save: Duration,
     snapshot: Duration,
     worst_stall: Duration,
-    overwritten_fraction: f64,
+    overwritten: usize,
     during: f64,
     after: f64,
 }
@@ -106,8 +115,8 @@ pub fn measure<M: Memory>(
     stop: &Stop,
     view: &Progress,
 ) -> Result<Row, Failure> {
-    let plan = Plan::new(rand::random(), job.pages(), job.writers);
-    let load = Load::new(plan, job.page_size)?;
+    let plan = Plan::new(rand::random(), job.pages(), job.writers, job.load);
+    let load = Load::new(plan, job.page_size, job.rate)?;
     let setting = Setting {
         job,
         target,
@@ -126,7 +135,7 @@ pub fn measure<M: Memory>(
 
     view.phase("filling the memory");
     memory.fill(&run.base, &setting)?;
-    view.phase("writers at full speed, no snapshot");
+    view.phase("the writers run, no snapshot yet");
     let before = load.run(memory.words(), || load.watch(job.seconds, stop))?;
 
     // The writers are at rest: snapshot A must show what memory holds now.
@@ -142,8 +151,10 @@ pub fn measure<M: Memory>(
     load.forget_overwritten();
     load.forget_stalls();
     let counted = run.freezer.counters()?;
-    let (a, _) = run.freezer.freeze(&setting)?;
-    let seen = load.run(memory.words(), || run.with_writers(a, &oracle))?;
+    let mut cost = Cost::start();
+    let (a, _) = cost.work(|| run.freezer.freeze(&setting))?;
+    cost.look(M::Freezer::child(&a));
+    let seen = load.run(memory.words(), || run.with_writers(a, &mut cost, &oracle))?;
     let counters = run.freezer.counters()?.zip(counted);
 
     view.phase("checking that no write was lost");
@@ -153,11 +164,17 @@ pub fn measure<M: Memory>(
             .as_ref()
             .map(|(now, then)| field(now) - field(then))
     };
+    let overwritten = seen.overwritten as f64 / job.saved_pages() as f64;
     Ok(Row {
         mode: M::Freezer::NAME.into(),
+        load: job.load,
+        rate_per_writer: job.rate,
+        writers: plan.writers(),
         size_mib: job.size as f64 / f64::from(1 << 20),
         snapshot_us: micros(seen.snapshot),
         worst_writer_stall_us: micros(seen.worst_stall),
+        extra_memory_bytes: cost.extra_memory(),
+        cpu_s: seconds(cost.cpu()),
         faults: count(|counters| counters.faults),
         pages_saved: count(|counters| counters.pages_saved),
         bytes_saved: count(|counters| counters.bytes_saved),
@@ -166,13 +183,19 @@ pub fn measure<M: Memory>(
         writes_per_s_during: seen.during as u64,
         writes_per_s_after: seen.after as u64,
         save_ms: millis(seen.save),
-        overwritten_fraction: (seen.overwritten_fraction * 1e4).round() / 1e4,
+        overwritten_fraction: (overwritten * 1e6).round() / 1e6,
         verified: run.verified,
     })
 }
 
 impl<'a, F: Freezer> Run<'a, F> {
-    fn with_writers(&mut self, mut a: F::Frozen<'a>, oracle: &Sum) -> Result<Seen, Failure> {
+    /// Saves snapshot A for its `cost`, and takes and checks snapshot B.
+    fn with_writers(
+        &mut self,
+        mut a: F::Frozen<'a>,
+        cost: &mut Cost,
+        oracle: &Sum,
+    ) -> Result<Seen, Failure> {
         let Setting {
             job,
             stop,
@@ -181,17 +204,22 @@ impl<'a, F: Freezer> Run<'a, F> {
             ..
         } = self.setting;
         let mark = load.mark();
-        view.phase("snapshot A: waiting for the writers to overwrite an eighth");
+        view.phase("snapshot A: waiting until the writers have overwritten enough");
         load.await_overwritten(job.saved_pages(), stop)?;
         view.saving(job.saved_len);
         let Saved {
             mut file,
             took: save,
             overwritten,
-        } = self.freezer.save(&mut a, &self.setting)?;
+        } = cost.work(|| self.freezer.save(&mut a, &self.setting))?;
         let during = load.rate_since(&mark);
-        let overwritten_fraction = overwritten as f64 / job.saved_pages() as f64;
-        if overwritten_fraction < MIN_OVERWRITTEN {
+        // The look stops writers, which is not the snapshot's fault.
+        load.unwatched(|| cost.look(F::child(&a)));
+        cost.work(|| {
+            drop(a);
+            Ok(())
+        })?;
+        if overwritten < needed_overwritten(job.load, job.saved_pages()) {
             self.blame(
                 "snapshot A",
                 "too few pages were overwritten before they were read",
@@ -203,7 +231,6 @@ impl<'a, F: Freezer> Run<'a, F> {
         } else {
             self.blame("snapshot A", "the saved file is not what memory held");
         }
-        drop(a);
         self.save_again_if_asked()?;
 
         view.phase("snapshot B, taken under full load");
@@ -216,7 +243,7 @@ impl<'a, F: Freezer> Run<'a, F> {
         self.save_again_if_asked()?;
 
         let after = loop {
-            view.phase("writers at full speed, the snapshot is gone");
+            view.phase("the writers run, the snapshot is gone");
             if let Some(rate) = load.watch_unless_asked(job.seconds, stop)? {
                 break rate;
             }
@@ -226,7 +253,7 @@ impl<'a, F: Freezer> Run<'a, F> {
             save,
             snapshot,
             worst_stall,
-            overwritten_fraction,
+            overwritten,
             during,
             after,
         })

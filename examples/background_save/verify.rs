@@ -196,6 +196,7 @@ fn is_prefix(new: &Record, old: &Record, seen: &Record) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Pattern;
 
     const PAGES: usize = 61;
     const WRITERS: usize = 3;
@@ -205,7 +206,7 @@ mod tests {
     }
 
     fn plan() -> Plan {
-        Plan::new(7, PAGES, WRITERS)
+        Plan::new(7, PAGES, WRITERS, Pattern::Uniform)
     }
 
     fn image_after(plan: &Plan, start: u64, k: u64) -> Vec<Record> {
@@ -234,18 +235,23 @@ mod tests {
 
     #[test]
     fn every_prefix_is_accepted() {
-        let plan = plan();
-        for start in [0, 40] {
-            for k in start..start + 200 {
-                let image = image_after(&plan, start, k);
-                assert_eq!(check(&plan, start, &image), Ok(vec![k; WRITERS]));
+        for plan in [plan(), Plan::new(7, PAGES, WRITERS, Pattern::Hot)] {
+            for start in [0, 40] {
+                for k in start..start + 200 {
+                    let image = image_after(&plan, start, k);
+                    assert_eq!(check(&plan, start, &image), Ok(vec![k; WRITERS]));
+                }
             }
         }
     }
 
     #[test]
     fn write_in_progress_is_accepted_at_every_word() {
-        for plan in [plan(), Plan::new(7, 1, 1), Plan::new(9, 3, 3)] {
+        for plan in [
+            plan(),
+            Plan::new(7, 1, 1, Pattern::Hot),
+            Plan::new(9, 3, 3, Pattern::Uniform),
+        ] {
             for k in 0..100 {
                 for words in 1..RECORD_WORDS {
                     let mut image = base()[..plan.pages()].to_vec();
@@ -354,7 +360,7 @@ mod tests {
     }
 
     fn checked(page_of: impl Fn(usize, &mut [u8]), pages: usize) -> Result<(), Mismatch> {
-        let (plan, base) = (Plan::new(1, 2, 1), Base::Pattern);
+        let (plan, base) = (Plan::new(1, 2, 1, Pattern::Uniform), Base::Pattern);
         let mut checker = Checker::new(&plan, &base, 4096);
         for index in 0..pages {
             let mut page = vec![0; 4096];
@@ -383,7 +389,7 @@ mod tests {
 
     #[test]
     fn lost_write_is_found() {
-        let plan = Plan::new(1, 1, 1);
+        let plan = Plan::new(1, 1, 1, Pattern::Uniform);
         let base = Base::Pattern;
         let mut checker = Checker::new(&plan, &base, 4096);
         let mut page = vec![0; 4096];
