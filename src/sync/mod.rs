@@ -76,8 +76,8 @@ pub(crate) fn wait_until(done: impl Fn() -> bool, sleep: impl Fn()) {
     }
 }
 
-/// Looks again and again until `done` holds, for at most this many nanoseconds. Does not sleep: on a
-/// loaded machine a sleep of microseconds takes milliseconds.
+/// Looks again and again until `done` holds, for at most this many nanoseconds. Does not sleep: on
+/// a loaded machine a sleep of microseconds takes milliseconds.
 pub(crate) fn spin_until(done: impl Fn() -> bool, nanoseconds: u64) {
     let begin = sys::clock::now();
     while !done() && sys::clock::since(begin) < nanoseconds {
