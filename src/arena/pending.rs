@@ -149,8 +149,8 @@ impl Pending {
         // Dropped without an arena, it gives nothing back.
         let registered = Registered::upgrade(&std::mem::take(&mut self.registered))?;
         registered.check_handler()?;
-        let live = registered.core().commit()?;
-        Ok(Snapshot::new(registered, live))
+        let committed = registered.core().commit()?;
+        Ok(Snapshot::new(registered, &self.preparation, committed))
     }
 }
 

@@ -85,6 +85,8 @@ pub(crate) struct Preparation {
     /// All slices: how long arming took in nanoseconds, and of how many pages, counted as `armed`.
     arming_ns: u64,
     arming_pages: u64,
+    /// How long it waited for guards to end, in nanoseconds.
+    guards_ns: u64,
     /// Copies of the time before that were compared with the arena.
     compared: usize,
     /// Frames that are resident for the copies of the time after the commit.
@@ -155,6 +157,7 @@ impl Preparation {
             refused: false,
             arming_ns: 0,
             arming_pages: 0,
+            guards_ns: 0,
             compared: 0,
             frames: 0,
         }
@@ -213,6 +216,24 @@ impl Preparation {
         } else if nanoseconds > SLICE_NS.end {
             self.pages = (self.pages / 2).max(LEAST_PAGES);
         }
+    }
+
+    /// Passes begun.
+    #[cfg(not(loom))]
+    pub fn passes(&self) -> u32 {
+        self.passes
+    }
+
+    /// How long arming took so far, in nanoseconds.
+    #[cfg(not(loom))]
+    pub fn arming_ns(&self) -> u64 {
+        self.arming_ns
+    }
+
+    /// How long it waited for guards so far, in nanoseconds.
+    #[cfg(not(loom))]
+    pub fn guards_ns(&self) -> u64 {
+        self.guards_ns
     }
 
     /// Whether further passes would not help, at the rate at which pages were dirtied so far.
@@ -355,7 +376,9 @@ impl Core {
             if left == 0 {
                 return Ok(Armed::Guarded);
             }
-            ledger = self.wait_for_guard(ledger, Some(left));
+            let waited;
+            (ledger, waited) = self.wait_for_guard(ledger, Some(left));
+            preparation.guards_ns += waited;
         }
     }
 }
