@@ -84,6 +84,13 @@ impl Pending {
         })
     }
 
+    /// Prepares, and makes as many steps as help.
+    pub(super) fn armed_ahead(registered: &Arc<Registered>) -> Result<Self, Error> {
+        let mut pending = Self::new(registered)?;
+        pending.step(Duration::MAX)?;
+        Ok(pending)
+    }
+
     /// Arms ahead until little is left for the commit, further steps do not help, or about `budget`
     /// is used up. Call it again until the commit is due, to keep up with what is written. May take
     /// a slice (a fraction of a millisecond) longer than the budget. Writers that fault meanwhile
@@ -161,11 +168,4 @@ impl Drop for Pending {
             registered.core().trim();
         }
     }
-}
-
-/// Prepares, steps and commits in one call.
-pub(super) fn take_snapshot(registered: &Arc<Registered>) -> Result<Snapshot, Error> {
-    let mut pending = Pending::new(registered)?;
-    pending.step(Duration::MAX)?;
-    pending.commit()
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use crate::arena::Arena;
-use crate::arena::pending::{Pending, take_snapshot};
+use crate::arena::pending::Pending;
 use crate::error::Error;
 use crate::process::registered::Registered;
 use crate::snapshot::Snapshot;
@@ -59,7 +59,7 @@ impl Snapshotter {
     /// As [`Arena::snapshot`], [`Error::GuardHeld`] also for a guard of this arena, and
     /// [`Error::ArenaDropped`].
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        take_snapshot(&self.registered()?)
+        Pending::armed_ahead(&self.registered()?)?.commit()
     }
 
     /// What the snapshots of the arena have cost so far.
@@ -80,7 +80,7 @@ impl Snapshotter {
         Pending::new(&self.registered()?)
     }
 
-    fn registered(&self) -> Result<Arc<Registered>, Error> {
+    pub(super) fn registered(&self) -> Result<Arc<Registered>, Error> {
         Registered::upgrade(&self.registered)
     }
 }

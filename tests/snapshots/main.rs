@@ -12,3 +12,4 @@ mod sparse;
 mod timings;
 mod two_phase;
 mod window;
+mod with;

@@ -89,6 +89,7 @@ fn several_threads_that_take_snapshots_at_once_have_each_its_own() {
                 scope.spawn(|| {
                     for _ in 0..20 {
                         timed(|| snapshotter.snapshot().unwrap());
+                        timed(|| snapshotter.snapshot_with(|| ()).unwrap());
                         timed(|| {
                             let snapshot = snapshotter.prepare().unwrap().commit().unwrap();
                             assert_eq!(snapshot.timings().passes, 0);
