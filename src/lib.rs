@@ -35,5 +35,5 @@ pub use arena::{Arena, ArenaBuilder, Left, Pending, Snapshotter, Writable};
 pub use error::Error;
 pub use options::{Engine, ParseEngineError, Window};
 #[cfg(not(loom))]
-pub use snapshot::{Page, Pages, Snapshot, SnapshotReader, SnapshotStats};
+pub use snapshot::{Page, Pages, Snapshot, SnapshotReader, SnapshotStats, Timings};
 pub use stats::{Histogram, Stats};

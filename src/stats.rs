@@ -57,12 +57,16 @@ pub struct Stats {
     /// make all pages writable or to fork.
     pub drains: u64,
     /// The time for which the last commit kept writers that faulted from going on. Not a counter.
+    ///
+    /// This and the next two are of whichever snapshot was committed last. When several threads
+    /// prepare or take snapshots at once, one may be charged with what another did.
+    /// [`Snapshot::timings`](crate::Snapshot::timings) has the figures of one snapshot.
     pub last_pause: Duration,
     /// The time that it took to take write permission for the last snapshot, ahead and at its
-    /// commit, all calls together. Not a counter.
+    /// commit, all calls together. Not a counter; see [`last_pause`](Self::last_pause).
     pub last_arm: Duration,
     /// Passes over the arena in which the last snapshot was prepared; 0 when it was not. Not a
-    /// counter.
+    /// counter; see [`last_pause`](Self::last_pause).
     pub last_passes: u64,
     /// The longest time from a fault until its store was retried.
     pub worst_wait: Duration,

@@ -5,6 +5,7 @@
 mod builder;
 mod pending;
 mod snapshotter;
+mod with;
 mod writable;
 
 use std::ops::{Deref, DerefMut};
@@ -116,7 +117,8 @@ impl Arena {
     /// saves the page. The call takes about 20 ms per GiB of resident memory that was written
     /// since, and one to three microseconds for each separate run of written pages and for each
     /// page copied since; more with busy writers. A program whose writing thread takes the
-    /// snapshots itself is better off with [`prepare`](Self::prepare).
+    /// snapshots itself is better off with [`prepare`](Self::prepare), and one whose data is whole
+    /// under a lock with [`snapshot_with`](Self::snapshot_with).
     ///
     /// # Errors
     ///

@@ -84,6 +84,13 @@ impl Pending {
         })
     }
 
+    /// Prepares, and makes as many steps as help.
+    pub(super) fn armed_ahead(registered: &Arc<Registered>) -> Result<Self, Error> {
+        let mut pending = Self::new(registered)?;
+        pending.step(Duration::MAX)?;
+        Ok(pending)
+    }
+
     /// Arms ahead until little is left for the commit, further steps do not help, or about `budget`
     /// is used up. Call it again until the commit is due, to keep up with what is written. May take
     /// a slice (a fraction of a millisecond) longer than the budget. Writers that fault meanwhile
@@ -149,8 +156,8 @@ impl Pending {
         // Dropped without an arena, it gives nothing back.
         let registered = Registered::upgrade(&std::mem::take(&mut self.registered))?;
         registered.check_handler()?;
-        let live = registered.core().commit()?;
-        Ok(Snapshot::new(registered, live))
+        let committed = registered.core().commit()?;
+        Ok(Snapshot::new(registered, &self.preparation, committed))
     }
 }
 
@@ -166,6 +173,6 @@ impl Drop for Pending {
 /// Prepares, arms and commits in one call.
 pub(super) fn take_snapshot(registered: &Arc<Registered>) -> Result<Snapshot, Error> {
     registered.check_handler()?;
-    let live = registered.core().take()?;
-    Ok(Snapshot::new(registered.clone(), live))
+    let (preparation, committed) = registered.core().take()?;
+    Ok(Snapshot::new(registered.clone(), &preparation, committed))
 }

@@ -80,7 +80,7 @@ impl Snapshotter {
         Pending::new(&self.registered()?)
     }
 
-    fn registered(&self) -> Result<Arc<Registered>, Error> {
+    pub(super) fn registered(&self) -> Result<Arc<Registered>, Error> {
         Registered::upgrade(&self.registered)
     }
 }

@@ -13,26 +13,41 @@ use crate::error::{Error, Result};
 use crate::sync::{Arc, AtomicBool, MutexGuard, lock, wait_on, wait_on_for};
 use crate::sys;
 
+/// A snapshot that was taken, and what its commit took. Times are in nanoseconds.
+pub(crate) struct Committed {
+    pub snapshot: Arc<Live>,
+    /// Arming what was left.
+    pub arming_ns: u64,
+    /// From when the gate was last closed to all writers, to when it was opened.
+    pub stop_ns: u64,
+    /// Waiting for guards to end.
+    pub guards_ns: u64,
+}
+
 impl Core {
-    /// The ledger, once no guard lives.
-    fn ledger_without_guard(&self) -> Result<MutexGuard<'_, Ledger>> {
+    /// The ledger, once no guard lives, and how long this waited for guards, in nanoseconds.
+    fn ledger_without_guard(&self) -> Result<(MutexGuard<'_, Ledger>, u64)> {
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
         let mut ledger = lock(&self.ledger);
+        let mut waited = 0;
         while ledger.guards.any() {
-            ledger = self.wait_for_guard(ledger, None);
+            let took;
+            (ledger, took) = self.wait_for_guard(ledger, None);
+            waited += took;
         }
-        Ok(ledger)
+        Ok((ledger, waited))
     }
 
-    /// Waits until a guard ends, at most this many nanoseconds; may return early. New guards stand
-    /// back meanwhile. Not on a thread that holds a guard.
+    /// Waits until a guard ends, at most this many nanoseconds; may return early. Also returns how
+    /// long it waited. New guards stand back meanwhile. Not on a thread that holds a guard.
     pub(super) fn wait_for_guard<'a>(
         &self,
         mut ledger: MutexGuard<'a, Ledger>,
         nanoseconds: Option<u64>,
-    ) -> MutexGuard<'a, Ledger> {
+    ) -> (MutexGuard<'a, Ledger>, u64) {
+        let begin = sys::clock::now();
         ledger.commits_waiting += 1;
         let mut ledger = match nanoseconds {
             Some(time) => wait_on_for(&self.guard_gone, ledger, time),
@@ -43,11 +58,11 @@ impl Core {
             // For new guards that stood back. They get the lock when this thread is done with it.
             self.guard_gone.notify_all();
         }
-        ledger
+        (ledger, sys::clock::since(begin))
     }
 
     /// Takes a snapshot of all pages: the second phase, which stops the writers.
-    pub fn commit(&self) -> Result<Arc<Live>> {
+    pub fn commit(&self) -> Result<Committed> {
         self.commit_after(Ok)
     }
 
@@ -57,8 +72,8 @@ impl Core {
     pub(super) fn commit_after(
         &self,
         arm_ahead: impl FnOnce(u64) -> Result<u64>,
-    ) -> Result<Arc<Live>> {
-        let mut ledger = self.ledger_without_guard()?;
+    ) -> Result<Committed> {
+        let (mut ledger, guards_ns) = self.ledger_without_guard()?;
         self.reserve_with(&ledger)?;
         let epoch = self.epoch().next();
         let snapshot = Arc::new(Live {
@@ -71,7 +86,7 @@ impl Core {
         let closing = sys::clock::now();
         self.gate.close();
         let closed = arm_ahead(closing);
-        let armed = closed.and_then(|closed| self.arm(self.all_dirty()).map(|()| closed));
+        let armed = closed.and_then(|closed| self.arm(self.all_dirty()).map(|took| (closed, took)));
         if armed.is_ok() {
             self.losses.settle(&ledger.live);
             if let Some(newest) = ledger.live.last_mut() {
@@ -91,7 +106,14 @@ impl Core {
         let opened = sys::clock::now();
         drop(masked);
 
-        self.counters.committed(opened.saturating_sub(armed?));
-        Ok(snapshot)
+        let (closed, arming_ns) = armed?;
+        let stop_ns = opened.saturating_sub(closed);
+        self.counters.committed(stop_ns);
+        Ok(Committed {
+            snapshot,
+            arming_ns,
+            stop_ns,
+            guards_ns,
+        })
     }
 }

@@ -7,6 +7,7 @@
 //! - Pages that stay open: [guard] (a range), [open] (all).
 
 mod arm;
+mod budget;
 pub(crate) mod commit;
 pub(crate) mod core;
 mod evidence;

@@ -4,16 +4,20 @@ mod aligned;
 mod changed;
 mod page;
 mod reader;
+mod timings;
 mod touched;
 
 use std::sync::Arc;
 
+use crate::cow::commit::Committed;
 use crate::cow::core::Core;
+use crate::cow::prepare::Preparation;
 use crate::cow::state::ledger::Live;
 use crate::error::Error;
 use crate::process::registered::Registered;
 pub use crate::snapshot::page::{Page, Pages};
 pub use crate::snapshot::reader::SnapshotReader;
+pub use crate::snapshot::timings::Timings;
 
 /// A point in time of one arena: its bytes as they were then, whatever was written since.
 ///
@@ -34,6 +38,7 @@ pub struct Snapshot {
 struct Held {
     registered: Arc<Registered>,
     live: Arc<Live>,
+    timings: Timings,
 }
 
 /// What one snapshot is and holds.
@@ -53,9 +58,19 @@ pub struct SnapshotStats {
 }
 
 impl Snapshot {
-    pub(crate) fn new(registered: Arc<Registered>, live: Arc<Live>) -> Self {
+    /// A snapshot that was committed, and what preparing it had taken.
+    pub(crate) fn new(
+        registered: Arc<Registered>,
+        preparation: &Preparation,
+        committed: Committed,
+    ) -> Self {
+        let timings = Timings::new(preparation, &committed);
         Self {
-            held: Arc::new(Held { registered, live }),
+            held: Arc::new(Held {
+                registered,
+                live: committed.snapshot,
+                timings,
+            }),
         }
     }
 

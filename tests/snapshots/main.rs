@@ -9,5 +9,7 @@ mod huge_pages;
 mod model;
 mod public_face;
 mod sparse;
+mod timings;
 mod two_phase;
 mod window;
+mod with;

@@ -129,7 +129,7 @@ fn armed_ahead_and_last_way_out() {
 fn taken_in_slices_and_writer() {
     model(2, || {
         let core = arena(3);
-        let taker = spawn(&core, |core| core.take().unwrap());
+        let taker = spawn(&core, |core| core.take().unwrap().1.snapshot);
         core.write(2, 1);
         core.write(0, 1);
         let snapshot = taker.join().unwrap();
@@ -151,7 +151,7 @@ fn taken_in_slices_with_a_live_snapshot() {
         let core = arena(2);
         let first = core.snapshot();
         core.write(0, 1);
-        let taker = spawn(&core, |core| core.take().unwrap());
+        let taker = spawn(&core, |core| core.take().unwrap().1.snapshot);
         let writer = spawn(&core, |core| core.write(1, 1));
         core.write(0, 2);
         writer.join().unwrap();

@@ -110,7 +110,7 @@ impl Core {
     }
 
     fn snapshot(&self) -> Arc<Live> {
-        self.commit().expect("nothing is injected")
+        self.commit().expect("nothing is injected").snapshot
     }
 
     fn frozen(&self, snapshot: &Live, at: usize) -> Result<u8, Error> {
