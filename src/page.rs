@@ -1,6 +1,8 @@
 //! Pages: their size, their numbers, ranges of them. Pure arithmetic.
 
-use std::ops::Range;
+use std::ops::{Bound, Range, RangeBounds};
+
+use crate::error::{Error, Result};
 
 /// Size of one page, a power of two, asked of the system at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,24 @@ pub(crate) struct PageRange {
 
 /// Most pages that one arena may have: page numbers fit `u32` with room for "one past the end".
 pub(crate) const MAX_PAGES: usize = (u32::MAX - 1) as usize;
+
+/// The bytes that a range means in an arena of `len` bytes.
+pub(crate) fn bytes_within(range: &impl RangeBounds<usize>, len: usize) -> Result<Range<usize>> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => len,
+    };
+    if start > end || end > len {
+        return Err(Error::OutOfBounds { start, end, len });
+    }
+    Ok(start..end)
+}
 
 impl PageSize {
     /// A page size of `bytes`, or `None` when that is not a power of two.

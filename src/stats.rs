@@ -51,7 +51,8 @@ pub struct Stats {
     /// its [`Window`](crate::Window) allows. With [`Engine::Mprotect`](crate::Engine::Mprotect)
     /// only.
     pub wall_exits: u64,
-    /// Times that a reader read a page again, because a writer made it writable meanwhile.
+    /// Times that a reader read a page again, or [`copy_to`](crate::Snapshot::copy_to) wrote it to
+    /// the file again, because a writer made it writable meanwhile.
     pub reader_retries: u64,
     /// Times that the arena waited for faults in progress, to prepare, take or drop a snapshot, to
     /// make all pages writable or to fork.
@@ -232,7 +233,11 @@ impl Counters {
     }
 
     pub fn reader_retry(&self) {
-        add(&self.reader_retries, 1);
+        self.reader_retries(1);
+    }
+
+    pub fn reader_retries(&self, pages: usize) {
+        add(&self.reader_retries, pages as u64);
     }
 
     /// A call that armed pages took this long.

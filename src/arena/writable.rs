@@ -4,11 +4,12 @@
 
 use std::io::{self, Read};
 use std::marker::PhantomData;
-use std::ops::{Bound, Deref, DerefMut, Range, RangeBounds};
+use std::ops::{Deref, DerefMut, Range, RangeBounds};
 
 use crate::arena::Arena;
 use crate::cow::guard::Token;
 use crate::error::Error;
+use crate::page::bytes_within;
 
 /// Part of an arena that stays writable, without faults, for as long as this guard lives.
 ///
@@ -51,7 +52,7 @@ impl Arena {
     ///
     /// [`Error::OutOfBounds`]. With the store used up the snapshots fail, not this call.
     pub fn writable(&mut self, range: impl RangeBounds<usize>) -> Result<Writable<'_>, Error> {
-        let range = checked_range(&range, self.len())?;
+        let range = bytes_within(&range, self.len())?;
         let core = self.core();
         core.end_leaked_guards();
         let pages = core.page_size().pages_of(&range);
@@ -80,7 +81,7 @@ impl Arena {
         range: impl RangeBounds<usize>,
         mut source: impl Read,
     ) -> io::Result<usize> {
-        let range = checked_range(&range, self.len())?;
+        let range = bytes_within(&range, self.len())?;
         let mut buffer = vec![0; range.len().min(256 << 10)];
         let mut at = range.start;
         while at < range.end {
@@ -98,24 +99,6 @@ impl Arena {
         }
         Ok(at - range.start)
     }
-}
-
-/// The bytes that a range means in an arena of `len` bytes.
-fn checked_range(range: &impl RangeBounds<usize>, len: usize) -> Result<Range<usize>, Error> {
-    let start = match range.start_bound() {
-        Bound::Included(start) => *start,
-        Bound::Excluded(before) => before.saturating_add(1),
-        Bound::Unbounded => 0,
-    };
-    let end = match range.end_bound() {
-        Bound::Included(last) => last.saturating_add(1),
-        Bound::Excluded(end) => *end,
-        Bound::Unbounded => len,
-    };
-    if start > end || end > len {
-        return Err(Error::OutOfBounds { start, end, len });
-    }
-    Ok(start..end)
 }
 
 impl Deref for Writable<'_> {

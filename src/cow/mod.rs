@@ -3,7 +3,7 @@
 //! - A first write: [fault], which deals with a [run] of neighbours, chosen by [evidence]; [wall]
 //!   where the kernel grants no more mappings.
 //! - A snapshot: [supply] of frames, [prepare] (most is [armed](arm) ahead), [commit], [release].
-//! - Its bytes: [read].
+//! - Its bytes: [read], [output] to files.
 //! - Pages that stay open: [guard] (a range), [open] (all).
 
 mod arm;
@@ -18,6 +18,7 @@ pub(crate) mod guard;
 #[cfg(not(loom))]
 mod invariants;
 pub(crate) mod open;
+pub(crate) mod output;
 pub(crate) mod prepare;
 pub(crate) mod read;
 pub(crate) mod release;

@@ -13,7 +13,7 @@ use crate::store::Frame;
 use crate::sync::{Ordering, fence};
 
 /// Where a snapshot finds a page.
-enum Place {
+pub(super) enum Place {
     Copy(Frame),
     /// In live memory, for as long as the page word stays this one.
     Live(Word),
@@ -89,7 +89,8 @@ impl Core {
             .count()
     }
 
-    fn find(&self, snapshot: &Live, page: PageIndex) -> Result<Place> {
+    /// Where the snapshot finds the page now. Waits while it is there no more, and not yet in a copy.
+    pub(super) fn find(&self, snapshot: &Live, page: PageIndex) -> Result<Place> {
         loop {
             // In this order: a word that was raised after the snapshot failed tells that it has.
             let word = self.table.load(page);

@@ -34,8 +34,8 @@ impl Refill {
     /// Some more pages were read.
     pub fn after(&mut self, pages: usize, core: &Core) {
         self.pages += pages;
-        if self.pages >= REFILL_EVERY {
-            self.pages = 0;
+        while self.pages >= REFILL_EVERY {
+            self.pages -= REFILL_EVERY;
             if core.store.runs_short() {
                 core.prefault(core.store.free_resident() + REFILL_FRAMES);
             }

@@ -2,6 +2,7 @@
 
 mod aligned;
 mod changed;
+mod copy;
 mod page;
 mod reader;
 mod timings;

@@ -44,6 +44,7 @@ mod segments;
 pub(crate) mod versions;
 
 use std::io;
+use std::ops::Range;
 
 pub(crate) use frame::{Frame, FrameMeta};
 use free::FreeStack;
@@ -51,7 +52,7 @@ use segments::Segments;
 
 use crate::page::{PageCount, PageIndex, PageSize};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
-use crate::sys::Memory;
+use crate::sys::{Memory, Piece};
 
 /// How often a thread that found no frame, although there are some, looks again.
 const RETRIES: usize = 8;
@@ -136,6 +137,16 @@ impl Store {
         let (segment, slot) = self.segments.locate(frame);
         let start = self.segments.page_size().offset_of(slot) + offset;
         segment.memory.read(start, into);
+    }
+
+    /// Bytes of a frame, which do not change while a live snapshot pins it.
+    pub fn piece(&self, frame: Frame, within: Range<usize>) -> Piece<'_> {
+        let (segment, slot) = self.segments.locate(frame);
+        Piece {
+            memory: &segment.memory,
+            start: self.segments.page_size().offset_of(slot) + within.start,
+            len: within.len(),
+        }
     }
 
     /// The bytes of a frame, which do not change while a live snapshot pins it.

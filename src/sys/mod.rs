@@ -15,6 +15,8 @@
 //!   when somebody closes the descriptor, which [`check`](userfaultfd::Descriptor::check) tells,
 //!   and in the child of a fork.
 //! - [`Zeroed`]: a slice of atomics in lazily zeroed memory.
+//! - `file`: writing memory to a file at a place of it, while others store to that memory; what
+//!   arrives is as what `read` yields.
 //! - `futex`: sleeping and waking by address. A sleeper may wake early, never late.
 //! - `signal`, `fork`, `clock`, `mappings`, [`die`].
 //!
@@ -64,6 +66,25 @@ pub(crate) enum Permission {
     ReadOnly,
     /// They succeed.
     Writable,
+}
+
+/// `len` bytes of some memory, from `start` on. Others may store to them meanwhile.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    pub memory: &'a Memory,
+    pub start: usize,
+    pub len: usize,
+}
+
+impl Piece<'_> {
+    /// Adds the next piece to this one, if it begins where this one ends; else returns `false`.
+    pub fn join(&mut self, next: &Self) -> bool {
+        let joins = std::ptr::eq(self.memory, next.memory) && self.start + self.len == next.start;
+        if joins {
+            self.len += next.len;
+        }
+        joins
+    }
 }
 
 /// How pages that hold nothing yet are made resident.

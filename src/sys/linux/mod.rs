@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 mod context;
 mod copy;
+pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod mappings;
