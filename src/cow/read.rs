@@ -89,7 +89,8 @@ impl Core {
             .count()
     }
 
-    /// Where the snapshot finds the page now. Waits while it is there no more, and not yet in a copy.
+    /// Where the snapshot finds the page now. Waits while it is there no more, and not yet in a
+    /// copy.
     pub(super) fn find(&self, snapshot: &Live, page: PageIndex) -> Result<Place> {
         loop {
             // In this order: a word that was raised after the snapshot failed tells that it has.

@@ -30,6 +30,8 @@ pub enum Call {
     Scan,
     /// Of entries of the page map, where it cannot be scanned.
     Pread,
+    /// Writing to files.
+    Pwritev,
     Madvise,
     Mincore,
     Mmap,
@@ -37,7 +39,7 @@ pub enum Call {
     Open,
 }
 
-const KINDS: usize = 14;
+const KINDS: usize = 15;
 
 /// How often each was called during [`watch`].
 static CALLED: [AtomicUsize; KINDS] = [const { AtomicUsize::new(0) }; KINDS];
@@ -53,7 +55,8 @@ static HALF_WAY: AtomicBool = AtomicBool::new(false);
 pub enum Refusal {
     /// At once, with this error.
     AtOnce(i32),
-    /// After half of the pages were dealt with: calls that change protection only.
+    /// After half of the pages were dealt with: calls that change protection. Writing to a file is
+    /// not refused then, but writes less than was asked for.
     HalfWay(i32),
 }
 
@@ -93,6 +96,9 @@ fn answer(call: Option<Call>, number: c_long, arguments: [usize; 6]) -> isize {
     if let Some(call) = call.filter(|_| WATCHING.load(SeqCst)) {
         let so_far = CALLED[call as usize].fetch_add(1, SeqCst) + 1;
         if call as usize == KIND.load(SeqCst) && so_far == NTH.load(SeqCst) {
+            if HALF_WAY.load(SeqCst) && call == Call::Pwritev {
+                return write_less(number, arguments);
+            }
             if HALF_WAY.load(SeqCst) {
                 go_half_way(call, number, arguments);
             }
@@ -127,6 +133,16 @@ fn go_half_way(call: Call, number: c_long, mut arguments: [usize; 6]) {
         }
         _ => {}
     }
+}
+
+/// Writes half of the first part.
+fn write_less(number: c_long, mut arguments: [usize; 6]) -> isize {
+    // SAFETY: the caller passes an array of at least one `struct iovec`.
+    let mut part = unsafe { (arguments[1] as *const libc::iovec).read() };
+    part.iov_len = part.iov_len.div_ceil(2);
+    arguments[1] = (&raw mut part) as usize;
+    arguments[2] = 1;
+    make(number, arguments)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -205,6 +221,24 @@ extern "C" fn pread(descriptor: c_int, bytes: *mut c_void, len: usize, offset: i
 #[unsafe(no_mangle)]
 extern "C" fn pread64(descriptor: c_int, bytes: *mut c_void, len: usize, offset: i64) -> isize {
     pread(descriptor, bytes, len, offset)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pwritev(
+    descriptor: c_int,
+    parts: *const libc::iovec,
+    count: c_int,
+    offset: i64,
+) -> isize {
+    let arguments = [
+        descriptor as usize,
+        parts as usize,
+        count as usize,
+        offset as usize,
+        0,
+        0,
+    ];
+    answer(Some(Call::Pwritev), libc::SYS_pwritev, arguments)
 }
 
 #[unsafe(no_mangle)]

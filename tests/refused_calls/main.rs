@@ -15,11 +15,13 @@ mod common;
 
 mod calls;
 
+use std::io::{Read, Seek};
+
 use Refusal::{AtOnce, HalfWay};
 use calls::{Call, Refusal, called, has_refused, refuse, watch};
 use common::model::{Model, Step};
 use common::{end_of_forked, in_child_on, on, page_size};
-use libc::{EAGAIN, EINVAL, ENOMEM, EPERM};
+use libc::{EAGAIN, EINTR, EINVAL, ENOMEM, ENOSPC, EPERM};
 use pagecow::{ArenaBuilder, Engine, Window};
 
 /// The exit codes of a life: the call was refused, and all was well; or it was never made.
@@ -320,4 +322,38 @@ fn munmap() {
 fn open() {
     let refusals = [AtOnce(ENOMEM)];
     refuse_each(Engine::ALL, Call::Open, &refusals);
+}
+
+/// A file that refuses a write gets an error, and one that takes less than it was given gets the
+/// rest by the next one.
+#[test]
+fn writing_to_a_file() {
+    let ended = in_child_on(Engine::ALL, |engine| {
+        let mut arena = on(engine).build(300 * page_size()).unwrap();
+        arena.fill(1);
+        let snapshot = arena.snapshot().unwrap();
+        for page in (0..300).step_by(2) {
+            arena[page * page_size()] = 2;
+        }
+        for refusal in [AtOnce(ENOSPC), AtOnce(EINTR), HalfWay(0)] {
+            for nth in 1..=2 {
+                let before = called(Call::Pwritev);
+                refuse(Call::Pwritev, before + nth, refusal);
+                let mut file = tempfile::tempfile().unwrap();
+                let copied = watch(|| snapshot.copy_to(&file));
+                assert!(has_refused(), "{refusal:?} {nth}");
+                if let AtOnce(ENOSPC) = refusal {
+                    assert_eq!(copied.unwrap_err().raw_os_error(), Some(ENOSPC));
+                    assert_eq!(file.stream_position().unwrap(), 0);
+                    continue;
+                }
+                assert_eq!(copied.unwrap(), arena.len() as u64);
+                let mut bytes = Vec::new();
+                file.rewind().unwrap();
+                file.read_to_end(&mut bytes).unwrap();
+                assert!(bytes.len() == arena.len() && bytes.iter().all(|byte| *byte == 1));
+            }
+        }
+    });
+    ended.expect_finished();
 }

@@ -4,6 +4,7 @@
 mod common;
 
 mod basic;
+mod copy;
 mod guards;
 mod huge_pages;
 mod model;

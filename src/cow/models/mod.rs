@@ -10,6 +10,7 @@ mod guards;
 mod lifetimes;
 mod lost;
 mod opened;
+mod outputs;
 mod refused;
 mod runs;
 mod used_up;

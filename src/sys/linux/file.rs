@@ -86,7 +86,7 @@ fn write_once(file: &File, at: u64, parts: &[libc::iovec]) -> io::Result<usize> 
     }
 }
 
-/// What is left of the parts after so many of their bytes.
+/// What is left of the parts after this many of their bytes.
 fn without(parts: &mut [libc::iovec], bytes: usize) -> &mut [libc::iovec] {
     let (mut whole, mut rest) = (0, bytes);
     while let Some(part) = parts.get_mut(whole) {
