@@ -94,7 +94,7 @@ impl Pending {
     /// Arms ahead until little is left for the commit, further steps do not help, or about `budget`
     /// is used up. Call it again until the commit is due, to keep up with what is written. May take
     /// a slice (a fraction of a millisecond) longer than the budget. Writers that fault meanwhile
-    /// wait for a slice at most.
+    /// wait for a slice at most, and each gets through one fault a slice.
     ///
     /// Leaves out the pages of a [`writable`](Arena::writable) guard that lives in another
     /// thread. When no others are left, it waits for the guard to end, for as long as the budget

@@ -289,6 +289,9 @@ impl Core {
 
     /// Takes a snapshot, all of it in one call: gets ready, arms in slices, commits.
     pub fn take(&self) -> Result<(Preparation, Committed)> {
+        if guard::held_by_this_thread() {
+            return Err(Error::GuardHeld);
+        }
         let mut preparation = Preparation::new();
         self.reserve()?;
         self.get_ready(&mut preparation, Budget::new(Duration::MAX));
@@ -323,7 +326,12 @@ impl Core {
             }
             let before = preparation.passes;
             let Some(slice) = preparation.choose(&self.dirty, &self.engine, kept) else {
-                return Ok(Ended::Guarded);
+                let is_guarded = !kept.is_empty();
+                return Ok(if is_guarded {
+                    Ended::Guarded
+                } else {
+                    Ended::Ready
+                });
             };
             // Of a pass that was begun by this call. Unless each halves what is left, writers are
             // too fast, and the sooner the commit comes the better.
