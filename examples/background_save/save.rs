@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::stop::Stop;
 
 /// A multiple of every page size.
-pub const CHUNK: usize = 1 << 20;
+pub const CHUNK: usize = 256 << 10;
 
 /// A SHA-256 sum.
 pub type Sum = [u8; 32];
@@ -133,20 +133,29 @@ pub struct Save<'a> {
 }
 
 impl Save<'_> {
-    /// Saves `len` bytes to the disk and returns how long that took. `put` writes a range of them
-    /// at the file's position, one range after the other.
+    /// Streams `len` bytes of `source` to the disk and returns how long that took. Calls `before`
+    /// with each range of bytes before it is read.
     pub fn write(
         &mut self,
+        mut source: impl Read,
         len: u64,
-        mut put: impl FnMut(Range<u64>, &File) -> io::Result<()>,
+        mut before: impl FnMut(Range<u64>),
         stop: &Stop,
     ) -> Result<Duration, Failure> {
         let started = Instant::now();
+        let mut buffer = vec![0; CHUNK];
         let mut at = 0;
         while at < len {
             stop.check()?;
-            let end = len.min(at + CHUNK as u64);
-            put(at..end, &self.file).map_err(|error| self.target.failed(error))?;
+            let chunk = &mut buffer[..CHUNK.min(usize::try_from(len - at).unwrap_or(CHUNK))];
+            let end = at + chunk.len() as u64;
+            before(at..end);
+            source
+                .read_exact(chunk)
+                .map_err(|error| Failure::failed("cannot read the snapshot", error))?;
+            self.file
+                .write_all(chunk)
+                .map_err(|error| self.target.failed(error))?;
             at = end;
         }
         self.file
