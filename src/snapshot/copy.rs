@@ -23,11 +23,11 @@ impl Snapshot {
     /// [`requested_len`](Self::requested_len) says, and returns that number. The position moves
     /// behind them.
     ///
-    /// The fastest way to save a snapshot: the kernel takes the bytes straight from the saved
-    /// copies and from live memory, so they are copied once, not twice as with
-    /// [`reader`](Self::reader). Writers go on meanwhile. A page that one of them has overwritten
-    /// while it was written to the file is written there again, from its copy. So **the file may be
-    /// read, by anybody, only after the call has returned `Ok`**.
+    /// The kernel takes the bytes straight from the saved copies and from live memory, so they are
+    /// copied once, not twice as with [`reader`](Self::reader). Writers go on meanwhile. A page
+    /// that one of them has overwritten while it was written to the file is written there again,
+    /// from its copy. So **the file may be read, by anybody, only after the call has returned
+    /// `Ok`**.
     ///
     /// Pages that were never touched are zeros. Where the file ended before them they become a
     /// hole, which takes no space. Elsewhere zeros are written over what the file held.
