@@ -89,6 +89,8 @@ pub(crate) struct Preparation {
     armed_before: usize,
     /// Passes in a row that armed nearly as much as the one before.
     fruitless: u32,
+    /// The last pass armed less than half as much as the one before.
+    halved: bool,
     /// When the gate was last closed to all writers.
     closed_at: u64,
     /// The system refused to arm a slice. It may still arm everything by one call.
@@ -136,6 +138,7 @@ impl Preparation {
             armed: 0,
             armed_before: 0,
             fruitless: 0,
+            halved: true,
             closed_at: 0,
             refused: false,
             arming_ns: 0,
@@ -183,6 +186,7 @@ impl Preparation {
             let fruitless = self.armed > self.armed_before / 4 * 3;
             self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
         }
+        self.halved = self.armed_before == 0 || self.armed < self.armed_before / 2;
         self.armed_before = std::mem::take(&mut self.armed);
     }
 
@@ -317,14 +321,11 @@ impl Core {
     ) -> Result<Ended> {
         preparation.refused = false;
         let begun = preparation.passes;
-        let mut last = None;
-        let mut pays = true;
         loop {
             if self.is_ready() {
                 preparation.caught_up();
                 return Ok(Ended::Ready);
             }
-            let before = preparation.passes;
             let Some(slice) = preparation.choose(&self.dirty, &self.engine, kept) else {
                 let is_guarded = !kept.is_empty();
                 return Ok(if is_guarded {
@@ -333,13 +334,6 @@ impl Core {
                     Ended::Ready
                 });
             };
-            // Of a pass that was begun by this call. Unless each halves what is left, writers are
-            // too fast, and the sooner the commit comes the better.
-            if before < preparation.passes && begun < before {
-                let armed = preparation.armed_before;
-                pays = last.is_none_or(|last| armed < last / 2);
-                last = Some(armed);
-            }
             self.counters.passes(preparation.passes);
             let begin = sys::clock::of_thread();
             let took = match self.arm(Some(slice)) {
@@ -354,7 +348,12 @@ impl Core {
             };
             preparation.arming_ns += took;
             preparation.adapt(slice, sys::clock::of_thread().saturating_sub(begin));
-            if is_over() || !pays || preparation.passes - begun > MOST_PASSES {
+            // Unless each pass of this call halves what is left, writers are too fast, and the
+            // sooner the commit comes the better. The first two passes have nothing to compare
+            // with.
+            let passes = preparation.passes - begun;
+            let pays = passes <= 2 || preparation.halved;
+            if is_over() || !pays || passes > MOST_PASSES {
                 return Ok(Ended::Enough);
             }
             let is_ajar = self.gate.admit(ADMIT_NS);

@@ -6,21 +6,25 @@ use crate::cow::fault::Opened;
 use crate::error::Error;
 use crate::options::Engine;
 use crate::process::registered::{ARENAS, Registered};
-use crate::sys;
 use crate::sys::signal::Refusal;
-use crate::sys::{Access, Fault};
+use crate::sys::{self, Access, Fault};
 
 /// Installs the handler for the signals by which arenas of this engine refuse stores. Further calls
 /// only say how the first went.
 pub(super) fn install(engine: Engine) -> io::Result<()> {
-    let refusals: &[Refusal] = match engine {
-        Engine::Mprotect => &[Refusal::Mapping],
-        Engine::Userfaultfd => &[Refusal::Mapping, Refusal::Page],
-    };
-    for refusal in refusals {
+    for refusal in refusals(engine == Engine::Userfaultfd) {
         sys::signal::install(*refusal, resolve)?;
     }
     Ok(())
+}
+
+/// How stores are refused: by the mapping, with userfaultfd also by the page.
+fn refusals(by_userfaultfd: bool) -> &'static [Refusal] {
+    if by_userfaultfd {
+        &[Refusal::Mapping, Refusal::Page]
+    } else {
+        &[Refusal::Mapping]
+    }
 }
 
 /// Called by the handler for each access that is refused in the process; `false` when it is not
@@ -43,12 +47,11 @@ impl Registered {
     pub fn check_handler(&self) -> Result<(), Error> {
         let core = self.core();
         core.confirm()?;
-        let sigbus = core.uses_userfaultfd().then_some(Refusal::Page);
-        for refusal in [Refusal::Mapping].into_iter().chain(sigbus) {
-            if !sys::signal::is_installed(refusal) {
+        for refusal in refusals(core.uses_userfaultfd()) {
+            if !sys::signal::is_installed(*refusal) {
                 return Err(Error::HandlerReplaced);
             }
-            if sys::signal::is_masked(refusal) {
+            if sys::signal::is_masked(*refusal) {
                 return Err(Error::SignalMasked);
             }
         }

@@ -134,9 +134,8 @@ impl Store {
 
     /// Copies bytes of a frame, from `offset` within it, that a live snapshot pins.
     pub fn read(&self, frame: Frame, offset: usize, into: &mut [u8]) {
-        let (segment, slot) = self.segments.locate(frame);
-        let start = self.segments.page_size().offset_of(slot) + offset;
-        segment.memory.read(start, into);
+        let piece = self.piece(frame, offset..offset + into.len());
+        piece.memory.read(piece.start, into);
     }
 
     /// Bytes of a frame, which do not change while a live snapshot pins it.
@@ -152,9 +151,8 @@ impl Store {
     /// The bytes of a frame, which do not change while a live snapshot pins it.
     #[cfg(not(loom))]
     pub fn bytes(&self, frame: Frame) -> *const u8 {
-        let (segment, slot) = self.segments.locate(frame);
-        let start = self.segments.page_size().offset_of(slot);
-        segment.memory.as_ptr().wrapping_add(start)
+        let piece = self.piece(frame, 0..self.segments.page_size().bytes());
+        piece.memory.as_ptr().wrapping_add(piece.start)
     }
 
     /// A copy that serves the snapshot of `epoch` and no newer one, picked by the number `random`;
