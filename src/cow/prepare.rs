@@ -166,8 +166,10 @@ impl Preparation {
             .then(|| slice(self.next, self.pages - self.next % self.pages))
             .flatten();
         let slice = rest.or_else(|| {
+            // A pass that finds nothing is none.
+            let first = slice(0, self.pages)?;
             self.end_pass();
-            slice(0, self.pages)
+            Some(first)
         });
         self.next = slice.map_or(0, |slice| slice.range.end());
         slice
@@ -255,14 +257,15 @@ impl Core {
         })
     }
 
-    /// Gets everything ready that takes time and arms nothing, as far as the budget allows. Before
-    /// arming: pages that are armed already would be written again meanwhile.
-    fn get_ready(&self, preparation: &mut Preparation, budget: Budget) {
+    /// Gets everything ready that takes time and arms nothing; `false` when the budget was used up.
+    /// Before arming: pages that are armed already would be written again meanwhile.
+    fn get_ready(&self, preparation: &mut Preparation, budget: Budget) -> bool {
         while self.look_back(preparation) || self.ready_frames(preparation) {
             if budget.is_used_up() {
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// Arms ahead until the commit has little left to do, further slices do not help, or `budget`
@@ -273,7 +276,9 @@ impl Core {
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
-        self.get_ready(preparation, budget);
+        if !self.get_ready(preparation, budget) {
+            return Ok(());
+        }
         let mut ledger = lock(&self.ledger);
         loop {
             let mut kept: Vec<PageRange> = ledger.guards.pages().collect();

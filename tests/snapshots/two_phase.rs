@@ -48,6 +48,30 @@ fn what_is_written_between_steps_is_in_the_snapshot() {
     });
 }
 
+/// What takes time and arms nothing comes first, however small the steps are: pages that are armed
+/// already would be written again meanwhile.
+#[test]
+fn frames_are_made_ready_before_the_first_slice() {
+    for_each_engine(|engine| {
+        let mut arena = filled(engine, 1);
+        let first = arena.snapshot().unwrap();
+        arena.fill(2);
+        drop(first);
+        let mut pending = arena.prepare().unwrap();
+        let calls = arena.stats().protect_calls;
+        let before = arena.stats().store_resident_bytes;
+        let mut steps = 0;
+        while arena.stats().protect_calls == calls {
+            pending.step(Duration::ZERO).unwrap();
+            steps += 1;
+        }
+        assert!(steps > 1, "the first step has armed pages");
+        // Some hundreds of frames, made resident in small pieces.
+        let resident = arena.stats().store_resident_bytes - before;
+        assert!(resident > (100 * page_size()) as u64, "{resident} bytes");
+    });
+}
+
 #[test]
 fn nothing_is_frozen_before_the_commit() {
     for_each_engine(|engine| {
