@@ -16,12 +16,13 @@
 //! A gate that stays closed for long is set *ajar* now and then: the threads that were waiting when
 //! it was closed may enter, those that come later may not. So each waits for a short time only, and
 //! yet no more get in than waited. A thread that comes while the gate is ajar may enter the next
-//! time. It tells one time from the next by a bit that changes; when it sleeps through two of them,
-//! it misses one.
+//! time: once it has seen the gate closed to all, or by a bit that changes from one time to the
+//! next. A thread that gets no processor while the gate is ajar misses its turn.
 //!
 //! All of it is async-signal-safe. An arena has two gates: [`crate::cow::core`] says who passes and
 //! who closes which.
 
+use std::cell::Cell;
 // Orders nothing, so it is plain in models too.
 use std::sync::atomic::AtomicU32 as Plain32;
 
@@ -66,6 +67,14 @@ impl Ticket {
         }
     }
 
+    /// What it becomes when a thread that waits sees this state.
+    fn after(self, word: u32) -> Self {
+        match self {
+            Self::OpenOrTurn(_) if word & (CLOSED | AJAR) == CLOSED => Self::OpenOrAjar,
+            ticket => ticket,
+        }
+    }
+
     fn admits(self, word: u32) -> bool {
         word & CLOSED == 0
             || match self {
@@ -92,10 +101,10 @@ impl Gate {
         let Err(seen) = self.try_enter(Ticket::Open) else {
             return;
         };
-        let ticket = Ticket::on(seen);
+        let mut ticket = Ticket::on(seen);
         self.waited.fetch_add(1, Ordering::Relaxed);
         while self.try_enter(ticket).is_err() {
-            self.wait(ticket);
+            ticket = self.wait(ticket);
         }
         self.entered.fetch_add(1, Ordering::Relaxed);
     }
@@ -210,11 +219,18 @@ impl Gate {
         self.wait(Ticket::Open);
     }
 
-    fn wait(&self, ticket: Ticket) {
-        let is_admitted = || ticket.admits(self.word.load(Ordering::Relaxed));
+    /// Returns what the thread may enter by now: once it has seen the gate closed to all, it has
+    /// waited.
+    fn wait(&self, ticket: Ticket) -> Ticket {
+        let ticket = Cell::new(ticket);
+        let admits = |seen: u32| {
+            ticket.set(ticket.get().after(seen));
+            ticket.get().admits(seen)
+        };
+        let is_admitted = || admits(self.word.load(Ordering::Relaxed));
         wait_until(is_admitted, || {
             let seen = self.word.load(Ordering::Relaxed);
-            if ticket.admits(seen) {
+            if admits(seen) {
                 return;
             }
             let marked = seen | WAITED_FOR;
@@ -227,6 +243,7 @@ impl Gate {
                 sleep_u32(&self.word, marked);
             }
         });
+        ticket.get()
     }
 
     /// In the child of a fork: the threads that waited are not there.

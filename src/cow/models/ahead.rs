@@ -2,26 +2,36 @@
 
 use super::*;
 
+/// Two stores, one after the other, while `take` takes a snapshot: it has the later one only with
+/// the earlier one. Older snapshots that live, and those of what comes later, are as they were.
+fn ordered_stores_while(core: &Arc<Core>, take: fn(&Core) -> Arc<Live>) {
+    let taker = spawn(core, take);
+    core.write(2, 1);
+    core.write(0, 1);
+    let snapshot = taker.join().unwrap();
+    let first = core.frozen(&snapshot, 2).unwrap();
+    let second = core.frozen(&snapshot, 0).unwrap();
+    assert!(first >= second, "the later store without the earlier one");
+    core.assert_settled();
+    core.write(0, 2);
+    assert_eq!(core.frozen(&snapshot, 0).unwrap(), second);
+    core.assert_settled();
+}
+
+/// All of a snapshot in one call: in slices, between which waiting writers are let through.
+fn taken(core: &Core) -> Arc<Live> {
+    core.take().unwrap().1.snapshot
+}
+
 /// Pages are armed ahead while a writer opens them again, then committed.
 #[test]
 fn armed_ahead_and_writer() {
     model(2, || {
-        let core = arena(3);
-        let taker = spawn(&core, |core| {
+        ordered_stores_while(&arena(3), |core| {
             let mut preparation = Preparation::new();
             core.arm_ahead(&mut preparation, Duration::MAX).unwrap();
             core.snapshot()
         });
-        core.write(2, 1);
-        core.write(0, 1);
-        let snapshot = taker.join().unwrap();
-        let first = core.frozen(&snapshot, 2).unwrap();
-        let second = core.frozen(&snapshot, 0).unwrap();
-        assert!(first >= second, "the later store without the earlier one");
-        core.assert_settled();
-        core.write(0, 2);
-        assert_eq!(core.frozen(&snapshot, 0).unwrap(), second);
-        core.assert_settled();
     });
 }
 
@@ -124,35 +134,37 @@ fn armed_ahead_and_last_way_out() {
     });
 }
 
-/// A whole snapshot is taken in slices, between which waiting writers are let through.
+/// The same in one call.
 #[test]
 fn taken_in_slices_and_writer() {
+    model(2, || ordered_stores_while(&arena(3), taken));
+}
+
+/// The same with an older snapshot alive, which must not see what soft faults let through. Only
+/// some pages are dirty, so that writers wait between two slices.
+#[test]
+fn taken_in_slices_with_a_live_snapshot() {
     model(2, || {
         let core = arena(3);
-        let taker = spawn(&core, |core| core.take().unwrap().1.snapshot);
-        core.write(2, 1);
-        core.write(0, 1);
-        let snapshot = taker.join().unwrap();
-        let first = core.frozen(&snapshot, 2).unwrap();
-        let second = core.frozen(&snapshot, 0).unwrap();
-        assert!(first >= second, "the later store without the earlier one");
-        core.assert_settled();
-        core.write(0, 2);
-        assert_eq!(core.frozen(&snapshot, 0).unwrap(), second);
-        core.assert_settled();
+        let older = core.snapshot();
+        core.write(1, 1);
+        ordered_stores_while(&core, taken);
+        for at in 0..3 {
+            assert_eq!(core.frozen(&older, at).unwrap(), 0);
+        }
     });
 }
 
-/// The same with an older snapshot alive and two writers, which must not see what soft faults let
-/// through.
+/// The same with two writers.
 #[test]
-fn taken_in_slices_with_a_live_snapshot() {
-    model(1, || {
+fn taken_in_slices_and_two_writers() {
+    model(2, || {
         let core = arena(2);
         let first = core.snapshot();
         core.write(0, 1);
-        let taker = spawn(&core, |core| core.take().unwrap().1.snapshot);
-        let writer = spawn(&core, |core| core.write(1, 1));
+        core.write(1, 1);
+        let taker = spawn(&core, taken);
+        let writer = spawn(&core, |core| core.write(1, 2));
         core.write(0, 2);
         writer.join().unwrap();
         let second = taker.join().unwrap();
