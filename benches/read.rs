@@ -6,9 +6,9 @@
 //! `reader` and `read-at` fill the same 64 KiB again and again. So does the memcpy beside them,
 //! over plain memory of the same size and page kind. `pages` takes one page after the other from
 //! the iterator, and is compared with the same memcpy. `copy-to` saves to a new file in memory, and
-//! is compared with write(2) of the plain memory to such a file. With `idle` no thread writes, so everything
-//! is read from live memory. With `busy` a thread stores at full speed, to a hot set of 500 pages
-//! and, one time in 20, to any page: of the arena, or of the memory that memcpy reads. Each
+//! is compared with write(2) of the plain memory to such a file. With `idle` no thread writes, so
+//! everything is read from live memory. With `busy` a thread stores at full speed, to a hot set of
+//! 500 pages and, one time in 20, to any page: of the arena, or of the plain memory. Each
 //! measurement reads a snapshot that was just taken. Fork has no row here: its child *has* the
 //! memory.
 
@@ -128,7 +128,7 @@ impl Plain {
         for offset in (0..self.len).step_by(WRITTEN) {
             // SAFETY: inside the mapping, whose length is a multiple of that.
             let from = unsafe { self.start.add(offset) };
-            // SAFETY: so many bytes are mapped there. The kernel reads them while the other thread
+            // SAFETY: the bytes are mapped. The kernel reads them while the other thread
             // stores to them.
             let written = unsafe { libc::write(file.as_raw_fd(), from.cast(), WRITTEN) };
             if written != WRITTEN as isize {
