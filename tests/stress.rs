@@ -8,6 +8,7 @@
 mod common;
 
 use std::collections::VecDeque;
+use std::io::{Read, Seek};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -77,6 +78,16 @@ fn check(snapshot: &Snapshot) -> Vec<u8> {
     bytes
 }
 
+/// The same bytes by way of a file.
+fn saved(snapshot: &Snapshot) -> Vec<u8> {
+    let mut file = tempfile::tempfile().unwrap();
+    snapshot.copy_to(&file).unwrap();
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
 fn write(words: &[AtomicU64], per_page: u64, writer: u64, stop: &AtomicBool) -> u64 {
     let counter = &words[word(0, per_page, WRITERS)];
     let mut op = 0;
@@ -116,6 +127,9 @@ fn read(live: &Mutex<VecDeque<Snapshot>>, seed: u64, stop: &AtomicBool, checked:
             continue;
         };
         let bytes = check(&snapshot);
+        if rng.random_ratio(1, 4) {
+            assert!(saved(&snapshot) == bytes, "a file has other bytes");
+        }
         checked.fetch_add(1, Ordering::Relaxed);
         if let Some((other, before)) = &kept {
             assert!(check(other) == *before, "a snapshot changed");

@@ -8,7 +8,7 @@ mod reader;
 mod timings;
 mod touched;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::cow::commit::Committed;
 use crate::cow::core::Core;
@@ -19,6 +19,7 @@ use crate::process::registered::Registered;
 pub use crate::snapshot::page::{Page, Pages};
 pub use crate::snapshot::reader::SnapshotReader;
 pub use crate::snapshot::timings::Timings;
+use crate::snapshot::touched::Touched;
 
 /// A point in time of one arena: its bytes as they were then, whatever was written since.
 ///
@@ -40,6 +41,8 @@ struct Held {
     registered: Arc<Registered>,
     live: Arc<Live>,
     timings: Timings,
+    /// What the last `copy_range_to` found to be touched, for the next one.
+    touched: Mutex<Touched>,
 }
 
 /// What one snapshot is and holds.
@@ -71,6 +74,7 @@ impl Snapshot {
                 registered,
                 live: committed.snapshot,
                 timings,
+                touched: Mutex::default(),
             }),
         }
     }

@@ -16,6 +16,8 @@ fn limited(builder: ArenaBuilder, pages: usize, frames: usize) -> (Arena, Vec<u8
 fn expect_exhausted(snapshot: &Snapshot, frames: usize) {
     assert!(!snapshot.is_exact());
     let wanted = snapshot.id();
+    let file = tempfile::tempfile().unwrap();
+    assert!(is_exhausted(&snapshot.copy_to(&file).unwrap_err()));
     let mut byte = [0];
     for error in [
         snapshot.read_at(0, &mut byte).unwrap_err(),

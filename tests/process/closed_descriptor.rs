@@ -59,6 +59,8 @@ fn expect_lost(snapshot: &Snapshot) {
     assert!(is_lost(snapshot.page(TOUCHED - 1)));
     assert!(is_lost(snapshot.pages().next().unwrap()));
     assert!(snapshot.reader().read(&mut byte).is_err());
+    let file = tempfile::tempfile().unwrap();
+    assert!(snapshot.copy_to(&file).is_err());
     assert!(is_lost(snapshot.changed_since(snapshot)));
     assert!(!snapshot.is_exact() && snapshot.stats().failed);
 }

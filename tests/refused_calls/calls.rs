@@ -3,10 +3,12 @@
 //!
 //! The linker takes a function of the executable before one of a shared library. So the library
 //! under test, memmap2 and std call these definitions. The C library itself has names of its own
-//! for what it calls. Async-signal-safe, as the fault handler comes here too.
+//! for what it calls. Async-signal-safe, as the fault handler comes here too; it does not write to
+//! files.
 
 use std::arch::asm;
 use std::ffi::{c_char, c_int, c_long, c_ulong, c_void};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 
 use crate::common::signals::set_errno;
@@ -80,6 +82,21 @@ pub fn has_refused() -> bool {
 
 pub fn called(call: Call) -> usize {
     CALLED[call as usize].load(SeqCst)
+}
+
+/// What is done before each `pwritev`, with its number, counted from 1.
+type BeforeWrite = Box<dyn FnMut(usize) + Send>;
+
+static BEFORE_WRITE: Mutex<Option<(usize, BeforeWrite)>> = Mutex::new(None);
+
+/// Has `act` called just before each `pwritev` that is made from now on.
+pub fn before_writes(act: impl FnMut(usize) + Send + 'static) {
+    *BEFORE_WRITE.lock().unwrap() = Some((0, Box::new(act)));
+}
+
+/// Ends that; returns how many there were.
+pub fn end_before_writes() -> usize {
+    BEFORE_WRITE.lock().unwrap().take().unwrap().0
 }
 
 /// Counts the calls of `act`, and refuses the one that [`refuse`] chose. Calls made at other times
@@ -230,6 +247,10 @@ extern "C" fn pwritev(
     count: c_int,
     offset: i64,
 ) -> isize {
+    if let Some((number, act)) = &mut *BEFORE_WRITE.lock().unwrap() {
+        *number += 1;
+        act(*number);
+    }
     let arguments = [
         descriptor as usize,
         parts as usize,

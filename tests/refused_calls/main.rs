@@ -14,6 +14,7 @@
 mod common;
 
 mod calls;
+mod overtaken;
 
 use std::io::{Read, Seek};
 

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "ends the first thread of a process alone")]
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
 use crate::common::mappings::{forbid_huge_pages, page_tables, resident};
@@ -23,6 +24,23 @@ fn stream(snapshot: &Snapshot, piece: usize) -> Vec<u8> {
     bytes
 }
 
+/// A file has the frozen bytes, whether it is written at once or in pieces.
+#[track_caller]
+fn expect_saved(snapshot: &Snapshot, wanted: &[u8], mut file: &File) {
+    for piece in [99 * page_size() + 1, wanted.len()] {
+        file.set_len(0).unwrap();
+        file.rewind().unwrap();
+        for start in (0..snapshot.len()).step_by(piece) {
+            let end = snapshot.len().min(start + piece);
+            snapshot.copy_range_to(start..end, file).unwrap();
+        }
+        let mut bytes = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        assert!(bytes == wanted, "in pieces of {piece}");
+    }
+}
+
 /// All runs that may hold something, as pages.
 fn touched(snapshot: &Snapshot) -> BTreeSet<usize> {
     let mut pages = BTreeSet::new();
@@ -37,6 +55,12 @@ fn touched(snapshot: &Snapshot) -> BTreeSet<usize> {
 
 #[track_caller]
 fn expect_everywhere(snapshot: &Snapshot, wanted: &[u8]) {
+    expect_saved(snapshot, wanted, &tempfile::tempfile().unwrap());
+    expect_read(snapshot, wanted);
+}
+
+#[track_caller]
+fn expect_read(snapshot: &Snapshot, wanted: &[u8]) {
     let page = page_size();
     for piece in [page / 2 + 1, 8192, 5 * page + 3, wanted.len()] {
         assert!(stream(snapshot, piece) == wanted, "in pieces of {piece}");
@@ -211,6 +235,7 @@ fn with_no_file_descriptor_left() {
         const PAGES: usize = 5000;
         let mut arena = on(engine).build(PAGES * page).unwrap();
         arena[100 * page] = 1;
+        let saved = tempfile::tempfile().unwrap();
         let mut open = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
             open.push(file);
@@ -218,7 +243,8 @@ fn with_no_file_descriptor_left() {
         let snapshot = arena.snapshot().unwrap();
         let wanted = arena.to_vec();
         arena[4000 * page] = 2;
-        expect_everywhere(&snapshot, &wanted);
+        expect_saved(&snapshot, &wanted, &saved);
+        expect_read(&snapshot, &wanted);
         assert_eq!(touched(&snapshot).len(), PAGES);
         drop(open);
         expect_everywhere(&snapshot, &wanted);
@@ -248,6 +274,8 @@ fn untouched_pages_of_a_failed_snapshot() {
             "{error}"
         );
         assert!(reader.read(&mut [0; 10]).is_err());
+        let file = tempfile::tempfile().unwrap();
+        assert!(snapshot.copy_range_to(2000 * page.., &file).is_err());
         for mut pages in [snapshot.pages(), snapshot.touched_pages()] {
             assert!(matches!(
                 pages.next(),
