@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// How write permission is taken from pages, and given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -154,6 +155,10 @@ pub(crate) struct Options {
     pub engine: Engine,
     pub window: Window,
     pub huge_pages: bool,
+    /// The process's keeper looks after the arena.
+    pub keeper: bool,
+    /// How long memory of free frames stays when no snapshot is taken or dropped.
+    pub decay: Duration,
 }
 
 impl Default for Options {
@@ -163,6 +168,8 @@ impl Default for Options {
             engine: Engine::default(),
             window: Window::default(),
             huge_pages: false,
+            keeper: true,
+            decay: Duration::from_secs(10),
         }
     }
 }

@@ -258,11 +258,12 @@ impl Counters {
         }
     }
 
-    /// A snapshot was taken, and its commit kept the gate closed for this long. A period ends.
-    pub fn committed(&self, pause: u64) {
+    /// A snapshot was taken, and its commit kept the gate closed for this long. A period ends;
+    /// returns how many copies were made in it.
+    pub fn committed(&self, pause: u64) -> u64 {
         add(&self.snapshots, 1);
-        self.saved_before
-            .store(self.saved_since_commit(), Ordering::Relaxed);
+        let used = self.saved_since_commit();
+        self.saved_before.store(used, Ordering::Relaxed);
         let saved = self.pages_saved.load(Ordering::Relaxed);
         self.saved_at_commit.store(saved, Ordering::Release);
         self.last_pause_ns.store(pause, Ordering::Relaxed);
@@ -270,6 +271,7 @@ impl Counters {
         self.last_arm_ns.store(arming, Ordering::Relaxed);
         let passes = self.passes.swap(0, Ordering::Relaxed);
         self.last_passes.store(passes, Ordering::Relaxed);
+        used
     }
 
     /// Copies made in this period.

@@ -1,5 +1,7 @@
 //! Options of a new arena.
 
+use std::time::Duration;
+
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::options::{Engine, Options, Window};
@@ -63,6 +65,27 @@ impl ArenaBuilder {
     /// (`/sys/kernel/mm/transparent_hugepage/enabled` says "never").
     pub fn huge_pages(mut self, huge_pages: bool) -> Self {
         self.options.huge_pages = huge_pages;
+        self
+    }
+
+    /// Whether the keeper looks after the arena (default: yes). The keeper is one background thread
+    /// for all arenas of the process, called `pagecow-keeper`. The first snapshot starts it. It
+    /// makes memory for copies resident while a snapshot lives, and gives it back after the
+    /// [`decay`](Self::decay). All signals are blocked in it, it takes at most a tenth of one
+    /// processor, and it sleeps when there is nothing to do. Without it, call
+    /// [`Arena::tend`] now and then; where nobody does, snapshots take longer and memory stays.
+    pub fn keeper(mut self, keeper: bool) -> Self {
+        self.options.keeper = keeper;
+        self
+    }
+
+    /// For how long the memory of copies that are not needed any more is kept for the next
+    /// snapshots, when none is taken or dropped meanwhile (default: 10 s). As many copies' memory
+    /// is kept as were made between two snapshots lately; 4 MiB are always kept. With zero it is
+    /// given back as the last snapshot goes. Memory that was given back costs writers after the
+    /// next snapshot some microseconds a page more.
+    pub fn decay(mut self, decay: Duration) -> Self {
+        self.options.decay = decay;
         self
     }
 

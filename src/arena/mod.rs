@@ -5,6 +5,7 @@
 mod builder;
 mod pending;
 mod snapshotter;
+mod tend;
 mod with;
 mod writable;
 

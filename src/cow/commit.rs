@@ -108,7 +108,8 @@ impl Core {
 
         let (closed, arming_ns) = armed?;
         let stop_ns = opened.saturating_sub(closed);
-        self.counters.committed(stop_ns);
+        let used = self.counters.committed(stop_ns);
+        self.upkeep.period_ended(used as usize);
         Ok(Committed {
             snapshot,
             arming_ns,

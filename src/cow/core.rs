@@ -11,6 +11,7 @@ use crate::cow::state::ledger::Ledger;
 use crate::cow::state::losses::Losses;
 use crate::cow::state::mappings::Mappings;
 use crate::cow::state::table::Table;
+use crate::cow::state::upkeep::Upkeep;
 use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::options::{Options, Window};
@@ -54,6 +55,8 @@ pub(crate) struct Core {
     /// Held by the thread that drops a snapshot, for as long as that takes.
     pub(super) reclaim: Mutex<()>,
     pub(super) mappings: Mappings,
+    /// What the keeper goes by.
+    pub(super) upkeep: Upkeep,
     pub(super) counters: Counters,
 }
 
@@ -84,6 +87,7 @@ impl Core {
             guard_gone: Condvar::new(),
             reclaim: Mutex::new(()),
             mappings: Mappings::new(),
+            upkeep: Upkeep::new(options),
             counters: Counters::default(),
         })
     }

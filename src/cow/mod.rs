@@ -4,6 +4,7 @@
 //!   where the kernel grants no more mappings.
 //! - A snapshot: [supply] of frames, [prepare] (most is [armed](arm) ahead), [commit], [release].
 //! - Its bytes: [read], [output] to files.
+//! - Between snapshots: [tend].
 //! - Pages that stay open: [guard] (a range), [open] (all).
 
 mod arm;
@@ -25,6 +26,8 @@ pub(crate) mod release;
 mod run;
 pub(crate) mod state;
 pub(crate) mod supply;
+#[cfg_attr(loom, allow(dead_code, reason = "the keeper is not modelled"))]
+pub(crate) mod tend;
 mod wall;
 
 #[cfg(all(test, loom))]

@@ -42,6 +42,7 @@ impl Core {
             debug_assert!(false, "a snapshot was released twice");
             return;
         };
+        self.upkeep.is_used();
         let unneeded = self.bequeath(retired);
         self.recycle(unneeded);
         drop(one_at_a_time);

@@ -6,10 +6,10 @@ use crate::cow::state::ledger::Ledger;
 use crate::error::{Error, Result};
 use crate::sync::lock;
 
-/// Frames to make resident before the first snapshot, when nothing is known of the writers.
+/// Frames to make resident while a snapshot is prepared.
 const FEW_FRAMES: usize = 256;
 /// Free frames that always stay resident: fewer are not worth a call.
-const KEPT_FRAMES: usize = 1024;
+pub(super) const KEPT_FRAMES: usize = 1024;
 /// Frames that a commit itself makes resident, and at most one for each `PAGES_PER_FRAME` pages of
 /// the arena. More are made resident while pages are armed ahead.
 const FIRST_PREFAULT: usize = 64;
@@ -74,27 +74,22 @@ impl Core {
         self.reserve_with(&lock(&self.ledger))
     }
 
-    /// How many free frames are made resident for the time after the next commit. As many copies
-    /// are expected as were made since the last one; frames that hold copies now are expected to
-    /// become free for them. A few when nothing is known.
+    /// How many free frames are made resident while the next commit is prepared: a few. Those that
+    /// were used before are resident still, and the keeper makes more.
     pub fn frames_expected(&self) -> usize {
-        let used = self.counters.saved_since_commit() as usize;
-        let more = used
-            .min(self.pages.get())
-            .saturating_sub(self.store.in_use());
-        more.max((self.pages.get() / 64).min(FEW_FRAMES))
+        (self.pages.get() / 64).min(FEW_FRAMES)
     }
 
-    /// Free frames whose memory is kept: while snapshots live, as many as were used since the last
-    /// commit, or between the two before; an eighth of the arena at most when none lives.
+    /// Free frames whose memory is kept. With a decay: as [upkeep](super::state::upkeep) says, or
+    /// as many as were used in this period. Without: as many as were used in this period or the one
+    /// before while a snapshot lives, few when none does.
     pub fn frames_kept(&self, any_lives: bool) -> usize {
-        let used = self.counters.saved_lately() as usize;
-        let most = if any_lives {
-            self.pages.get()
-        } else {
-            self.pages.get() / 8
+        let used = match self.upkeep.kept() {
+            Some(kept) => kept.max(self.counters.saved_since_commit() as usize),
+            None if any_lives => self.counters.saved_lately() as usize,
+            None => 0,
         };
-        used.min(most).max(KEPT_FRAMES)
+        used.min(self.pages.get()).max(KEPT_FRAMES)
     }
 
     /// Makes `count` free frames resident.
@@ -121,20 +116,24 @@ impl Core {
 
     /// As [`trim`](Self::trim), with another choice of how many to keep.
     pub fn trim_beyond(&self, keep: impl Fn(bool) -> usize) {
-        loop {
-            let ledger = lock(&self.ledger);
-            let any_lives = !ledger.live.is_empty();
-            let keep = keep(any_lives);
-            let aside = if any_lives {
-                self.store.set_aside_resident(keep, self.pages)
-            } else {
-                self.store.set_aside_unused(keep)
-            };
-            drop(ledger);
-            let Some(aside) = aside else {
-                return;
-            };
-            self.store.give_back(aside);
-        }
+        while self.trim_some(&keep) {}
+    }
+
+    /// One step of [`trim_beyond`](Self::trim_beyond); `false` when nothing was to be done.
+    pub(super) fn trim_some(&self, keep: impl Fn(bool) -> usize) -> bool {
+        let ledger = lock(&self.ledger);
+        let any_lives = !ledger.live.is_empty();
+        let keep = keep(any_lives);
+        let aside = if any_lives {
+            self.store.set_aside_resident(keep, self.pages)
+        } else {
+            self.store.set_aside_unused(keep)
+        };
+        drop(ledger);
+        let Some(aside) = aside else {
+            return false;
+        };
+        self.store.give_back(aside);
+        true
     }
 }

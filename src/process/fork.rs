@@ -7,8 +7,10 @@
 
 use std::cell::UnsafeCell;
 use std::io;
+use std::sync::MutexGuard;
 
 use crate::cow::fork::Still;
+use crate::process::keeper;
 use crate::process::registered::{ARENAS, Registered};
 use crate::process::registry::Frozen;
 use crate::sys;
@@ -17,6 +19,7 @@ use crate::sys;
 struct Held {
     arenas: Still<'static>,
     frozen: Frozen<'static, Registered>,
+    keeper: MutexGuard<'static, keeper::State>,
 }
 
 /// Where `Held` waits for the fork to be over. Not thread-local: the first use of such a value
@@ -38,6 +41,7 @@ pub(crate) fn install() -> io::Result<()> {
 }
 
 fn before() {
+    let keeper = keeper::hold();
     let frozen = ARENAS.freeze();
     let arenas = frozen.values().map(|registered| {
         // SAFETY: an arena leaves the registry before it goes, and that is frozen until the
@@ -48,6 +52,7 @@ fn before() {
     let held = Held {
         arenas: Still::hold(arenas),
         frozen,
+        keeper,
     };
     // SAFETY: this thread has the registry frozen, so nobody else uses the place.
     unsafe { *HELD.0.get() = Some(held) };
@@ -63,6 +68,7 @@ fn after_in_child() {
     };
     held.frozen.forget_users();
     held.arenas.adjust_in_child();
+    held.keeper.forget_keeper();
     // After the arenas, each of which asks whether it was still open in the parent.
     sys::userfaultfd::forget_descriptor();
 }

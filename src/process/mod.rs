@@ -5,6 +5,8 @@ mod fork;
 #[cfg(not(loom))]
 mod handler;
 #[cfg(not(loom))]
+mod keeper;
+#[cfg(not(loom))]
 mod progress;
 #[cfg(not(loom))]
 pub(crate) mod registered;

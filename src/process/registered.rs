@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::page::PageSize;
 use crate::process;
+use crate::process::keeper;
 use crate::process::progress::Progress;
 use crate::process::registry::{Place, Registry};
 use crate::stats::Stats;
@@ -28,6 +29,8 @@ pub(crate) struct Registered {
     requested_len: usize,
     /// The arena's handle is gone: nobody writes any more.
     abandoned: AtomicBool,
+    has_keeper: bool,
+    known_to_keeper: keeper::Known,
 }
 
 impl Registered {
@@ -50,6 +53,8 @@ impl Registered {
             place: OnceLock::new(),
             requested_len: len,
             abandoned: AtomicBool::new(false),
+            has_keeper: options.keeper,
+            known_to_keeper: keeper::Known::default(),
         });
         let addresses = registered.addresses();
         // SAFETY: it stays in its `Arc`, and its drop begins with removing it.
@@ -60,6 +65,13 @@ impl Registered {
 
     pub fn core(&self) -> &Core {
         &self.core
+    }
+
+    /// A snapshot was taken or dropped: there may be something to do for the keeper.
+    pub fn wake_keeper(&self) {
+        if self.has_keeper {
+            keeper::look_after(self, &self.known_to_keeper);
+        }
     }
 
     pub fn addresses(&self) -> Range<usize> {
@@ -91,6 +103,7 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
+        keeper::forget(self, &self.known_to_keeper);
         if let Some(place) = self.place.take() {
             place.remove();
         }

@@ -69,6 +69,7 @@ impl Snapshot {
         committed: Committed,
     ) -> Self {
         let timings = Timings::new(preparation, &committed);
+        registered.wake_keeper();
         Self {
             held: Arc::new(Held {
                 registered,
@@ -200,6 +201,7 @@ impl Snapshot {
 impl Drop for Held {
     fn drop(&mut self) {
         self.registered.core().release(&self.live);
+        self.registered.wake_keeper();
     }
 }
 

@@ -18,7 +18,7 @@
 //! - `file`: writing memory to a file at a place of it, while others store to that memory; what
 //!   arrives is as what `read` yields.
 //! - `futex`: sleeping and waking by address. A sleeper may wake early, never late.
-//! - `signal`, `fork`, `clock`, `mappings`, [`die`].
+//! - `signal`, `fork`, `thread`, `clock`, `mappings`, [`die`].
 //!
 //! A page is writable when both permissions say so. Each of the two calls that change them changes
 //! page by page. When it has returned for [`Permission::ReadOnly`] no store to its pages succeeds

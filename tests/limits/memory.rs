@@ -1,5 +1,7 @@
 //! What README says of memory, as the system counts it.
 
+use std::time::Duration;
+
 use crate::common::mappings::{forbid_huge_pages, resident};
 use crate::common::{expect_bytes, in_child, page_by_page, page_size};
 use pagecow::{Arena, Engine, Snapshot};
@@ -53,8 +55,89 @@ fn a_second_snapshot_after_everything_was_written() {
         drop(first);
         arena.check_invariants().unwrap();
         drop(second);
-        // An eighth is kept.
-        expect_beyond_the_arena(&arena, before, LEN / 8);
+        // The second period used none, so that half of what was kept stays.
+        expect_beyond_the_arena(&arena, before, LEN / 2);
+    });
+    ended.expect_finished();
+}
+
+/// By hand, what a keeper does: frames that hold copies now will be free for the next ones.
+#[test]
+fn a_keeper_expects_no_new_frames_for_copies_that_exist() {
+    let ended = in_child(|engine| {
+        let mut arena = page_by_page(engine).keeper(false).build(LEN).unwrap();
+        arena.fill(1);
+        let _first = arena.snapshot().unwrap();
+        write_everything(&mut arena, 2);
+        let _second = arena.snapshot().unwrap();
+        arena.tend(Duration::MAX);
+        let resident = arena.stats().store_resident_bytes as usize;
+        assert!(resident < LEN + LITTLE, "{resident} bytes");
+    });
+    ended.expect_finished();
+}
+
+/// What a period used is kept for the next, and decays when none comes.
+#[test]
+fn kept_memory_decays() {
+    let ended = in_child(|engine| {
+        forbid_huge_pages();
+        let before = resident();
+        let builder = page_by_page(engine).keeper(false);
+        let mut arena = builder.decay(Duration::from_millis(1)).build(LEN).unwrap();
+        arena.fill(1);
+        let first = arena.snapshot().unwrap();
+        write_everything(&mut arena, 2);
+        drop(first);
+        assert_eq!(arena.stats().store_resident_bytes as usize, LEN);
+        expect_beyond_the_arena(&arena, before, LEN);
+        arena.check_invariants().unwrap();
+        while arena.stats().store_resident_bytes as usize > LITTLE / 2 {
+            arena.tend(Duration::MAX);
+        }
+        expect_beyond_the_arena(&arena, before, 0);
+        arena.check_invariants().unwrap();
+        // It is good for copies again.
+        let second = arena.snapshot().unwrap();
+        write_everything(&mut arena, 3);
+        expect_bytes(&second, &vec![2; LEN]);
+    });
+    ended.expect_finished();
+}
+
+/// The same with a snapshot alive.
+#[test]
+fn kept_memory_decays_while_a_snapshot_lives() {
+    let ended = in_child(|engine| {
+        let builder = page_by_page(engine).keeper(false);
+        let mut arena = builder.decay(Duration::from_millis(1)).build(LEN).unwrap();
+        arena.fill(1);
+        let first = arena.snapshot().unwrap();
+        write_everything(&mut arena, 2);
+        let second = arena.snapshot().unwrap();
+        drop(first);
+        while arena.stats().store_resident_bytes as usize > LITTLE / 2 {
+            arena.tend(Duration::MAX);
+        }
+        arena.check_invariants().unwrap();
+        write_everything(&mut arena, 3);
+        expect_bytes(&second, &vec![2; LEN]);
+    });
+    ended.expect_finished();
+}
+
+#[test]
+fn without_decay_little_is_kept() {
+    let ended = in_child(|engine| {
+        forbid_huge_pages();
+        let before = resident();
+        let builder = page_by_page(engine).keeper(false);
+        let mut arena = builder.decay(Duration::ZERO).build(LEN).unwrap();
+        arena.fill(1);
+        let first = arena.snapshot().unwrap();
+        write_everything(&mut arena, 2);
+        drop(first);
+        expect_beyond_the_arena(&arena, before, 0);
     });
     ended.expect_finished();
 }
@@ -75,7 +158,7 @@ fn memory_shrinks_while_snapshots_live() {
         expect_bytes(&newest, &frozen[..]);
         let newest = rolling(&mut arena, newest, 1);
         drop(newest);
-        expect_beyond_the_arena(&arena, before + LEN, LEN / 8);
+        expect_beyond_the_arena(&arena, before + LEN, LEN);
         arena.check_invariants().unwrap();
     });
     ended.expect_finished();
@@ -93,7 +176,7 @@ fn a_snapshot_that_is_given_up_leaves_nothing() {
             pending.step(std::time::Duration::from_millis(1)).unwrap();
         }
         drop(pending);
-        expect_beyond_the_arena(&arena, before, LEN / 8);
+        expect_beyond_the_arena(&arena, before, LEN);
     });
     ended.expect_finished();
 }

@@ -210,7 +210,8 @@ fn address_space_for_copies_stays_within_the_limit() {
     let ended = in_child(|engine| {
         const LIMIT: usize = 1 << 20;
         let pages = (1 << 30) / page_size() + 1;
-        let builder = page_by_page(engine).store_limit(LIMIT);
+        // A thread has a stack.
+        let builder = page_by_page(engine).store_limit(LIMIT).keeper(false);
         let arena = builder.build(pages * page_size()).unwrap();
         let before = address_space();
         let snapshot = arena.snapshot().unwrap();

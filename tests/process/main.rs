@@ -9,5 +9,6 @@ mod foreign_faults;
 mod foreign_handlers;
 mod forks;
 mod handler;
+mod keeper;
 mod self_check;
 mod system_calls;

@@ -318,7 +318,10 @@ fn a_single_read_readies_no_frames() {
         forbid_huge_pages();
         const PAGES: usize = 4096;
         let page = page_size();
-        let mut arena = page_by_page(engine).build(PAGES * page).unwrap();
+        let mut arena = page_by_page(engine)
+            .keeper(false)
+            .build(PAGES * page)
+            .unwrap();
         arena.fill(1);
         let snapshot = arena.snapshot().unwrap();
         // Uses up what was made ready.

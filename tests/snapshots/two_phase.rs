@@ -53,10 +53,7 @@ fn what_is_written_between_steps_is_in_the_snapshot() {
 #[test]
 fn frames_are_made_ready_before_the_first_slice() {
     for_each_engine(|engine| {
-        let mut arena = filled(engine, 1);
-        let first = arena.snapshot().unwrap();
-        arena.fill(2);
-        drop(first);
+        let arena = page_by_page(engine).build(64 << 20).unwrap();
         let mut pending = arena.prepare().unwrap();
         let calls = arena.stats().protect_calls;
         let before = arena.stats().store_resident_bytes;

@@ -372,7 +372,11 @@ fn bookkeeping_is_half_a_percent_of_the_arena_at_most() {
         forbid_huge_pages();
         let pages = LEN / page_size();
         let order: Vec<usize> = (0..pages).step_by(16).collect();
-        let mut arena = on(engine).window(Window::Page).build(LEN).unwrap();
+        let mut arena = on(engine)
+            .window(Window::Page)
+            .keeper(false)
+            .build(LEN)
+            .unwrap();
         write(&mut arena, &order);
         let before = resident();
         let snapshot = arena.snapshot().unwrap();

@@ -13,6 +13,7 @@ mod opened;
 mod outputs;
 mod refused;
 mod runs;
+mod tended;
 mod used_up;
 mod writers;
 
@@ -26,6 +27,7 @@ use crate::cow::core::Core;
 use crate::cow::prepare::Preparation;
 use crate::cow::state::dirty::DirtySet;
 use crate::cow::state::ledger::Live;
+use crate::cow::tend::Tended;
 use crate::error::Error;
 use crate::options::{Engine, Options, Window};
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};

@@ -7,3 +7,4 @@ pub(crate) mod ledger;
 pub(crate) mod losses;
 pub(crate) mod mappings;
 pub(crate) mod table;
+pub(super) mod upkeep;

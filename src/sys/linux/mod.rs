@@ -11,6 +11,7 @@ mod memory;
 mod mprotect;
 mod pagemap;
 pub(crate) mod signal;
+pub(crate) mod thread;
 pub(crate) mod userfaultfd;
 mod zeroed;
 

@@ -1,0 +1,99 @@
+//! What is done for an arena between its snapshots, by the keeper or by hand: memory of frames is
+//! made resident ahead of the writers, and given back when it was not needed for long.
+//!
+//! All of it is in small steps, and none of it is needed for anything to be right.
+
+#[cfg(not(loom))]
+use std::time::Duration;
+
+#[cfg(not(loom))]
+use crate::cow::budget::Budget;
+use crate::cow::core::Core;
+use crate::epoch::Epoch;
+
+use bounds::{AHEAD, KEPT, PAGES_PER_FRAME, STEP};
+
+#[cfg(not(loom))]
+mod bounds {
+    pub(super) use crate::cow::supply::KEPT_FRAMES as KEPT;
+    /// Frames made resident by one step.
+    pub const STEP: usize = 32;
+    /// While a snapshot lives: free frames that are kept resident at least, ahead of the writers,
+    /// and at most one for each `PAGES_PER_FRAME` pages of the arena.
+    pub const AHEAD: usize = 512;
+    pub const PAGES_PER_FRAME: usize = 8;
+}
+
+/// So few that the models' few frames count.
+#[cfg(loom)]
+mod bounds {
+    pub const KEPT: usize = 0;
+    pub const STEP: usize = 1;
+    pub const AHEAD: usize = 1;
+    pub const PAGES_PER_FRAME: usize = 1;
+}
+
+/// What is left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Tended {
+    /// Something, now.
+    More,
+    /// Nothing now. A snapshot lives, and writers may use up what is ready.
+    Watch,
+    /// Something, after this many nanoseconds.
+    Later(u64),
+    /// Nothing, until a snapshot is taken or dropped.
+    Idle,
+}
+
+impl Core {
+    /// One step.
+    pub fn tend_once(&self) -> Tended {
+        let left = self.upkeep.left();
+        if left == 0 {
+            let more = self.trim_some(|_| KEPT);
+            return if more { Tended::More } else { Tended::Idle };
+        }
+        let resident = self.store.free_resident();
+        let wanted = self.frames_wanted();
+        if resident < wanted {
+            self.prefault(wanted.min(resident + STEP));
+            if self.store.free_resident() > resident {
+                return Tended::More;
+            }
+        }
+        if self.is_frozen() {
+            Tended::Watch
+        } else {
+            Tended::Later(left)
+        }
+    }
+
+    /// Steps until nothing is left to do now, or the budget is used up.
+    #[cfg(not(loom))]
+    pub fn tend(&self, budget: Duration) {
+        let budget = Budget::new(budget);
+        while self.tend_once() == Tended::More && !budget.is_used_up() {}
+    }
+
+    /// Whether writers may need frames.
+    fn is_frozen(&self) -> bool {
+        self.newest() != Epoch::ZERO
+    }
+
+    /// Resident frames that writers are expected to use in this period.
+    fn frames_wanted(&self) -> usize {
+        if !self.is_frozen() {
+            return 0;
+        }
+        let pages = self.pages.get();
+        let unsaved = pages.saturating_sub(self.counters.saved_since_commit() as usize);
+        let as_before = self.upkeep.kept().unwrap_or(0).min(pages);
+        let wanted = as_before
+            .saturating_sub(self.store.in_use())
+            .max(AHEAD.min(pages / PAGES_PER_FRAME))
+            .min(unsaved);
+        // Thousands of small arenas would have some pages each.
+        if wanted < STEP { 0 } else { wanted }
+    }
+}

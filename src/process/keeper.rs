@@ -1,0 +1,176 @@
+//! The keeper: one background thread for all arenas, which [tends](crate::cow::tend) them.
+//!
+//! An arena is on its list from when a snapshot of it is taken or dropped, until nothing is left to
+//! do for it. The thread is started by the first of them and sleeps while the list is empty.
+//! A keeper that is late, or that could not be started, costs speed and memory, nothing else.
+//!
+//! It tends one arena at a time, named as *busy* under the lock, and holds no lock of its own
+//! meanwhile. An arena that goes waits until it is not busy. Across a fork the lock is held by the
+//! thread that forks, so a child finds it free. The child has no keeper until it takes a snapshot.
+
+#![allow(
+    unsafe_code,
+    reason = "arenas by address; each waits for the keeper before it goes"
+)]
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use crate::cow::tend::Tended;
+use crate::process::registered::Registered;
+use crate::sync::{lock, wait_on, wait_on_for};
+use crate::sys;
+
+/// Of a processor's time, one part in this many at most.
+const SHARE: u64 = 10;
+/// While snapshots live: how long between two rounds, when there was something to do, and when not.
+const SOON: u64 = 1_000_000;
+const SLOW: u64 = 50_000_000;
+
+pub(super) struct State {
+    /// Whether a snapshot was taken or dropped since the arena was last tended.
+    arenas: BTreeMap<Address, bool>,
+    /// The arena that is being tended.
+    busy: Option<Address>,
+    /// The process that the thread is in; 0 when it was never started.
+    process: u32,
+}
+
+/// An arena, which stays where it is until [`forget`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Address(*const Registered);
+
+// SAFETY: only read by, and arenas may be shared between threads.
+unsafe impl Send for Address {}
+
+static STATE: Mutex<State> = Mutex::new(State {
+    arenas: BTreeMap::new(),
+    busy: None,
+    process: 0,
+});
+/// An arena was added, or asked for attention.
+static ASKED: Condvar = Condvar::new();
+/// An arena is not busy any more.
+static DONE: Condvar = Condvar::new();
+
+/// Whether an arena was ever on the list.
+#[derive(Default)]
+pub(super) struct Known(AtomicBool);
+
+/// Has an arena looked after, since a snapshot of it was taken or dropped.
+pub(super) fn look_after(arena: &Registered, known: &Known) {
+    known.0.store(true, Ordering::Relaxed);
+    let address = Address(arena);
+    let mut state = lock(&STATE);
+    state.arenas.insert(address, true);
+    let this = std::process::id();
+    if state.process != this && start() {
+        state.process = this;
+    }
+    drop(state);
+    ASKED.notify_one();
+}
+
+/// Takes an arena off the list before it goes, once it is not being tended.
+pub(super) fn forget(arena: &Registered, known: &Known) {
+    if !known.0.load(Ordering::Relaxed) {
+        return;
+    }
+    let address = Address(arena);
+    let mut state = lock(&STATE);
+    while state.busy == Some(address) {
+        state = wait_on(&DONE, state);
+    }
+    state.arenas.remove(&address);
+}
+
+/// Keeps the keeper from beginning anything, across a fork.
+pub(super) fn hold() -> MutexGuard<'static, State> {
+    lock(&STATE)
+}
+
+impl State {
+    /// In the child of a fork: the keeper is not there.
+    pub fn forget_keeper(&mut self) {
+        self.busy = None;
+        self.process = 0;
+    }
+}
+
+fn start() -> bool {
+    // The thread begins with the mask of this one.
+    let _masked = sys::signal::Masked::new();
+    sys::thread::start(c"pagecow-keeper", run)
+}
+
+fn run() -> ! {
+    let mut state = lock(&STATE);
+    let mut pause = SOON;
+    loop {
+        let begin = sys::clock::of_thread();
+        let next;
+        (state, next) = round(state);
+        let took = sys::clock::of_thread().saturating_sub(begin);
+        pause = if next == Tended::More {
+            SOON
+        } else {
+            (pause * 2).min(SLOW)
+        };
+        let sleep = match next {
+            Tended::More | Tended::Watch => pause,
+            Tended::Later(time) => time,
+            Tended::Idle => {
+                state = wait_on(&ASKED, state);
+                pause = SOON;
+                continue;
+            }
+        };
+        let rest = took * (SHARE - 1);
+        state = wait_on_for(&ASKED, state, sleep.max(rest));
+    }
+}
+
+/// Tends each arena once. Returns what is left to do for the one that needs it soonest.
+fn round(mut state: MutexGuard<'_, State>) -> (MutexGuard<'_, State>, Tended) {
+    let mut soonest = Tended::Idle;
+    let mut after = Bound::Unbounded;
+    while let Some((&address, asked)) = state.arenas.range_mut((after, Bound::Unbounded)).next() {
+        *asked = false;
+        after = Bound::Excluded(address);
+        state.busy = Some(address);
+        drop(state);
+        // SAFETY: it is on the list, and so exists; it is busy, and so waits before it goes.
+        let arena = unsafe { &*address.0 };
+        let tended = tend(arena);
+        state = lock(&STATE);
+        state.busy = None;
+        DONE.notify_all();
+        soonest = match (tended, state.arenas.get(&address)) {
+            // It has left the list meanwhile.
+            (_, None) => soonest,
+            // A snapshot was taken or dropped meanwhile.
+            (_, Some(true)) => Tended::More,
+            (Tended::Idle, Some(false)) => {
+                state.arenas.remove(&address);
+                soonest
+            }
+            (tended, Some(false)) => soonest.min(tended),
+        };
+    }
+    (state, soonest)
+}
+
+/// Some steps, which together take less than a millisecond.
+fn tend(arena: &Registered) -> Tended {
+    const STEPS: usize = 8;
+    let mut tended = Tended::More;
+    for _ in 0..STEPS {
+        tended = arena.core().tend_once();
+        if tended != Tended::More {
+            break;
+        }
+    }
+    tended
+}
