@@ -34,6 +34,10 @@ pub(super) struct State {
     arenas: BTreeMap<Address, bool>,
     /// The arena that is being tended.
     busy: Option<Address>,
+    /// A snapshot was taken or dropped since the last round began.
+    asked: bool,
+    /// The thread waits to be asked.
+    waits: bool,
     /// The process that the thread is in; 0 when it was never started.
     process: u32,
 }
@@ -48,6 +52,8 @@ unsafe impl Send for Address {}
 static STATE: Mutex<State> = Mutex::new(State {
     arenas: BTreeMap::new(),
     busy: None,
+    asked: false,
+    waits: false,
     process: 0,
 });
 /// An arena was added, or asked for attention.
@@ -65,12 +71,16 @@ pub(super) fn look_after(arena: &Registered, known: &Known) {
     let address = Address(arena);
     let mut state = lock(&STATE);
     state.arenas.insert(address, true);
+    state.asked = true;
     let this = std::process::id();
     if state.process != this && start() {
         state.process = this;
     }
+    let waits = std::mem::take(&mut state.waits);
     drop(state);
-    ASKED.notify_one();
+    if waits {
+        ASKED.notify_one();
+    }
 }
 
 /// Takes an arena off the list before it goes, once it is not being tended.
@@ -95,6 +105,7 @@ impl State {
     /// In the child of a fork: the keeper is not there.
     pub fn forget_keeper(&mut self) {
         self.busy = None;
+        self.waits = false;
         self.process = 0;
     }
 }
@@ -110,25 +121,27 @@ fn run() -> ! {
     let mut pause = SOON;
     loop {
         let begin = sys::clock::of_thread();
+        state.asked = false;
         let next;
         (state, next) = round(state);
         let took = sys::clock::of_thread().saturating_sub(begin);
-        pause = if next == Tended::More {
-            SOON
-        } else {
-            (pause * 2).min(SLOW)
+        // Nobody wakes it here, so that it stays within its share.
+        state = wait_on_for(&ASKED, state, (took * (SHARE - 1)).max(SOON));
+        pause = match next {
+            Tended::Watch => (pause * 2).min(SLOW),
+            _ => SOON,
         };
-        let sleep = match next {
-            Tended::More | Tended::Watch => pause,
-            Tended::Later(time) => time,
-            Tended::Idle => {
-                state = wait_on(&ASKED, state);
-                pause = SOON;
-                continue;
-            }
+        if state.asked {
+            continue;
+        }
+        state.waits = true;
+        state = match next {
+            Tended::More => state,
+            Tended::Watch => wait_on_for(&ASKED, state, pause),
+            Tended::Later(time) => wait_on_for(&ASKED, state, time),
+            Tended::Idle => wait_on(&ASKED, state),
         };
-        let rest = took * (SHARE - 1);
-        state = wait_on_for(&ASKED, state, sleep.max(rest));
+        state.waits = false;
     }
 }
 
