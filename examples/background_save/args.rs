@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, ValueEnum};
-use pagecow::Engine;
+use pagecow::{Engine, Window};
 
 use crate::base::Base;
 use crate::failure::Failure;
@@ -26,6 +26,8 @@ Signals:
 
 Exit code: 0 when every row is verified, 1 when one is not or the run failed, 2 for bad arguments.";
 
+/// Pages in one fault where everything is written, when no other number is asked for.
+const DENSE_WINDOW: usize = 64;
 /// The rate of a writer with `--load hot`, when no other is asked for.
 const HOT_RATE: u32 = 200_000;
 
@@ -70,6 +72,11 @@ struct Args {
     #[arg(long, value_parser = engine_parser(), default_value = "mprotect")]
     engine: Engine,
 
+    /// How many neighbouring pages pagecow saves in one fault, or "adaptive" to let it find out
+    /// [default: 64 with --load uniform, which writes everything, else adaptive]
+    #[arg(long, value_name = "PAGES", value_parser = parse_window)]
+    window: Option<Window>,
+
     /// Print one JSON object per row, and nothing else, to standard output
     #[arg(long)]
     json: bool,
@@ -102,6 +109,7 @@ pub struct Job {
     pub seconds: Duration,
     pub versus: Versus,
     pub engine: Engine,
+    pub window: Window,
     pub json: bool,
     pub fork_row: bool,
 }
@@ -156,9 +164,9 @@ impl Job {
             })?;
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let writers = args.writers.map_or((cores - 1).max(1), usize::from);
-        let usual_rate = match args.load {
-            Pattern::Uniform => None,
-            Pattern::Hot => Some(HOT_RATE),
+        let (usual_rate, usual_window) = match args.load {
+            Pattern::Uniform => (None, Window::Fixed(DENSE_WINDOW)),
+            Pattern::Hot => (Some(HOT_RATE), Window::default()),
         };
         Ok(Job {
             size,
@@ -172,6 +180,7 @@ impl Job {
             seconds: Duration::from_secs_f64(args.seconds),
             versus: args.versus,
             engine: args.engine,
+            window: args.window.unwrap_or(usual_window),
             json: args.json,
             fork_row: args.fork_row,
         })
@@ -222,6 +231,14 @@ impl Job {
             args.push("--json".into());
         }
         args
+    }
+}
+
+fn parse_window(text: &str) -> Result<Window, String> {
+    match text.parse() {
+        Ok(pages @ 1..=512) => Ok(Window::Fixed(pages)),
+        _ if text == "adaptive" => Ok(Window::default()),
+        _ => Err("neither 1 to 512 nor \"adaptive\"".to_owned()),
     }
 }
 

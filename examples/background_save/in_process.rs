@@ -1,5 +1,7 @@
 //! pagecow: one thread of the process takes and saves the snapshot, while its other threads write.
 
+use std::fs::File;
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
@@ -60,15 +62,17 @@ impl Freezer for Snapshotter {
         let mut file = setting.target.begin()?;
         let page_size = setting.job.page_size as u64;
         let mut overwritten = 0;
-        let count = |bytes: std::ops::Range<u64>| {
+        let put = |bytes: Range<u64>, file: &File| {
             setting.view.at(bytes.start);
             let pages = bytes.start / page_size..bytes.end.div_ceil(page_size);
             overwritten += count_marked(
                 setting.load.overwritten(),
                 pages.start as usize..pages.end as usize,
             );
+            frozen.copy_range_to(bytes.start as usize..bytes.end as usize, file)?;
+            Ok(())
         };
-        let took = file.write(frozen.reader(), setting.job.saved_len, count, setting.stop)?;
+        let took = file.write(setting.job.saved_len, put, setting.stop)?;
         Ok(Saved {
             file,
             took,

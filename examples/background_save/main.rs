@@ -80,7 +80,8 @@ fn compare(job: &Job) -> Result<bool, Failure> {
 /// When this returns, nothing of the arena is left.
 fn pagecow_row(job: &Job, stop: &Stop) -> Result<Row, Failure> {
     let target = Target::new(job.out.as_deref())?;
-    let arena = Arena::builder().engine(job.engine).build(job.size)?;
+    let builder = Arena::builder().engine(job.engine).window(job.window);
+    let arena = builder.build(job.size)?;
     scenario::measure(
         arena,
         job,

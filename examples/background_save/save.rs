@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -133,29 +133,20 @@ pub struct Save<'a> {
 }
 
 impl Save<'_> {
-    /// Streams `len` bytes of `source` to the disk and returns how long that took. Calls `before`
-    /// with each range of bytes before it is read.
+    /// Saves `len` bytes to the disk and returns how long that took. `put` writes a range of them
+    /// at the file's position, one range after the other.
     pub fn write(
         &mut self,
-        mut source: impl Read,
         len: u64,
-        mut before: impl FnMut(Range<u64>),
+        mut put: impl FnMut(Range<u64>, &File) -> io::Result<()>,
         stop: &Stop,
     ) -> Result<Duration, Failure> {
         let started = Instant::now();
-        let mut buffer = vec![0; CHUNK];
         let mut at = 0;
         while at < len {
             stop.check()?;
-            let chunk = &mut buffer[..CHUNK.min(usize::try_from(len - at).unwrap_or(CHUNK))];
-            let end = at + chunk.len() as u64;
-            before(at..end);
-            source
-                .read_exact(chunk)
-                .map_err(|error| Failure::failed("cannot read the snapshot", error))?;
-            self.file
-                .write_all(chunk)
-                .map_err(|error| self.target.failed(error))?;
+            let end = len.min(at + CHUNK as u64);
+            put(at..end, &self.file).map_err(|error| self.target.failed(error))?;
             at = end;
         }
         self.file
