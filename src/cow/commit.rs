@@ -18,7 +18,7 @@ pub(crate) struct Committed {
     pub snapshot: Arc<Live>,
     /// Arming what was left.
     pub arming_ns: u64,
-    /// From when the gate was last closed to all writers, to when it was opened.
+    /// From when the last writer may have begun to wait, to when the gate was opened.
     pub stop_ns: u64,
     /// Waiting for guards to end.
     pub guards_ns: u64,
@@ -67,8 +67,8 @@ impl Core {
     }
 
     /// As [`commit`](Self::commit); `arm_ahead` may arm in slices before, with the gate closed and
-    /// drained. It gets the time when the gate was closed, and returns when it was last closed to
-    /// all writers.
+    /// drained. It gets the time when the gate was closed, and returns since when a writer may be
+    /// waiting.
     pub(super) fn commit_after(
         &self,
         arm_ahead: impl FnOnce(u64) -> Result<u64>,

@@ -7,10 +7,10 @@
 //! the page needs no copy, it is disarmed and becomes dirty again. Passes over what became dirty
 //! are repeated until little is left, which the commit arms, or until they do not help.
 //!
-//! So a writer waits for a slice at most, and yet dirties one page a slice at most, however fast it
-//! is and however long this thread waits for a processor meanwhile. With the gate open between
-//! slices, a pass on a loaded machine found thousands of pages that were written during the one
-//! before.
+//! So a writer that gets a processor waits for a slice at most, and yet dirties one page a slice at
+//! most, however fast it is and however long this thread waits for a processor meanwhile. With the
+//! gate open between slices, a pass on a loaded machine found thousands of pages that were written
+//! during the one before.
 //!
 //! A slice is bounded by its pages, since arming costs time for each resident page, and by its
 //! runs, since each run is a mapping that has to be joined. Its size follows the time that arming
@@ -30,6 +30,7 @@ use crate::cow::state::dirty::{DirtySet, Slice};
 use crate::error::{Error, Result};
 use crate::page::PageRange;
 use crate::protect::Protection;
+use crate::sync::gate::Admitted;
 use crate::sync::lock;
 use crate::sys;
 
@@ -91,7 +92,7 @@ pub(crate) struct Preparation {
     fruitless: u32,
     /// The last pass armed less than half as much as the one before.
     halved: bool,
-    /// When the gate was last closed to all writers.
+    /// Since when a writer may be waiting.
     closed_at: u64,
     /// The system refused to arm a slice. It may still arm everything by one call.
     refused: bool,
@@ -361,9 +362,11 @@ impl Core {
             if is_over() || !pays || passes > MOST_PASSES {
                 return Ok(Ended::Enough);
             }
-            let is_ajar = self.gate.admit(ADMIT_NS);
-            preparation.closed_at = sys::clock::now();
-            if is_ajar {
+            let admitted = self.gate.admit(ADMIT_NS);
+            if admitted != Admitted::Some {
+                preparation.closed_at = sys::clock::now();
+            }
+            if admitted != Admitted::Nobody {
                 self.gate.shut();
             }
         }

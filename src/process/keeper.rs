@@ -90,10 +90,10 @@ pub(super) fn forget(arena: &Registered, known: &Known) {
     }
     let address = Address(arena);
     let mut state = lock(&STATE);
+    state.arenas.remove(&address);
     while state.busy == Some(address) {
         state = wait_on(&DONE, state);
     }
-    state.arenas.remove(&address);
 }
 
 /// Keeps the keeper from beginning anything, across a fork.

@@ -46,6 +46,17 @@ pub(crate) struct Gate {
     entered: Plain32,
 }
 
+/// Which of the threads that waited at a gate were let in while it was ajar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admitted {
+    /// None had waited, and the gate is still closed to all.
+    Nobody,
+    /// All of them.
+    Everybody,
+    /// Not all: some got no processor in time.
+    Some,
+}
+
 /// What a thread that waits may enter by.
 #[derive(Clone, Copy)]
 enum Ticket {
@@ -170,16 +181,16 @@ impl Gate {
     }
 
     /// Lets in the threads that wait at a gate that the caller closed, and no others, until they
-    /// have entered or this many nanoseconds are over. Returns whether any waited; then the caller
-    /// has to [shut](Self::shut) the gate.
-    pub fn admit(&self, nanoseconds: u64) -> bool {
+    /// have entered or this many nanoseconds are over. Unless nobody waited, the caller has to
+    /// [shut](Self::shut) the gate.
+    pub fn admit(&self, nanoseconds: u64) -> Admitted {
         let waited = self.waited.load(Ordering::Relaxed);
         let is_through = || {
             let entered = self.entered.load(Ordering::Relaxed);
             (waited.wrapping_sub(entered) as i32) <= 0
         };
         if is_through() {
-            return false;
+            return Admitted::Nobody;
         }
         let closed = self.word.load(Ordering::Relaxed);
         let turn = !closed & TURN;
@@ -191,7 +202,11 @@ impl Gate {
             wake_u32(&self.word);
         }
         spin_until(is_through, nanoseconds);
-        true
+        if is_through() {
+            Admitted::Everybody
+        } else {
+            Admitted::Some
+        }
     }
 
     /// Closes a gate that is ajar to all, and waits until nobody is inside.

@@ -32,6 +32,7 @@ use crate::error::Error;
 use crate::options::{Engine, Options, Window};
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sync::Arc;
+use crate::sync::gate::Admitted;
 
 /// All interleavings with at most this many involuntary switches.
 ///
