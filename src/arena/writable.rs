@@ -36,8 +36,8 @@ impl Arena {
     /// [`open_all`](Self::open_all) is called. The pages of the range are saved as far as live
     /// snapshots need them, and stay writable while the guard lives. No snapshot commits meanwhile:
     /// a thread that takes one waits for the guard to go. In turn this call waits for a
-    /// [`snapshot`](Self::snapshot) or a [`Pending::step`](crate::Pending::step) that is under way,
-    /// for all of it: some 20 ms per GiB that was written.
+    /// [`snapshot`](Self::snapshot) that is under way, some 20 ms per GiB that was written; of a
+    /// [`Pending::step`](crate::Pending::step) it waits for a slice, a fraction of a millisecond.
     ///
     /// ```
     /// use std::io::Read;

@@ -10,7 +10,7 @@ use crate::cow::core::Core;
 use crate::cow::guard;
 use crate::cow::state::ledger::{Entry, Ledger, Live};
 use crate::error::{Error, Result};
-use crate::sync::{Arc, AtomicBool, MutexGuard, lock, wait_on, wait_on_for};
+use crate::sync::{Arc, AtomicBool, MutexGuard, wait_on, wait_on_for};
 use crate::sys;
 
 /// A snapshot that was taken, and what its commit took. Times are in nanoseconds.
@@ -30,7 +30,7 @@ impl Core {
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
-        let mut ledger = lock(&self.ledger);
+        let mut ledger = self.ledger();
         let mut waited = 0;
         while ledger.guards.any() {
             let took;

@@ -3,7 +3,7 @@
 //! The operations on it are one file each, listed in [`crate::cow`].
 
 // Orders nothing, so it is plain in models too.
-use std::sync::atomic::AtomicU64 as Plain64;
+use std::sync::atomic::{AtomicU32 as Plain32, AtomicU64 as Plain64};
 
 use crate::cow::state::dirty::DirtySet;
 use crate::cow::state::doubt::Doubt;
@@ -21,7 +21,7 @@ use crate::stats::{Counters, Elsewhere, Stats};
 use crate::store::Store;
 use crate::store::versions::Versions;
 use crate::sync::gate::Gate;
-use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock};
+use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, spin_until};
 use crate::sys::Memory;
 use crate::window::density::Density;
 
@@ -50,7 +50,9 @@ pub(crate) struct Core {
     /// Faults since the last commit that found no snapshot alive.
     pub(super) free_faults: AtomicU32,
     pub(super) losses: Losses,
-    pub(super) ledger: Mutex<Ledger>,
+    ledger: Mutex<Ledger>,
+    /// Threads that wait for the ledger's lock, about.
+    ledger_wanted: Plain32,
     pub(super) guard_gone: Condvar,
     /// Held by the thread that drops a snapshot, for as long as that takes.
     pub(super) reclaim: Mutex<()>,
@@ -84,6 +86,7 @@ impl Core {
             free_faults: AtomicU32::new(0),
             losses: Losses::none(),
             ledger: Mutex::new(Ledger::default()),
+            ledger_wanted: Plain32::new(0),
             guard_gone: Condvar::new(),
             reclaim: Mutex::new(()),
             mappings: Mappings::new(),
@@ -149,9 +152,36 @@ impl Core {
         self.armings.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Locks the ledger.
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger_wanted.fetch_add(1, Ordering::Relaxed);
+        let ledger = lock(&self.ledger);
+        self.ledger_wanted.fetch_sub(1, Ordering::Relaxed);
+        ledger
+    }
+
+    /// Whether threads wait for the ledger.
+    pub(super) fn ledger_is_wanted(&self) -> bool {
+        self.ledger_wanted.load(Ordering::Relaxed) > 0
+    }
+
+    /// Unlocks the ledger and lets the threads that wait for it have it first, unless they get no
+    /// processor.
+    pub(super) fn lend(&self, ledger: MutexGuard<'_, Ledger>) {
+        const LONG_NS: u64 = 1_000_000;
+        drop(ledger);
+        spin_until(|| !self.ledger_is_wanted(), LONG_NS);
+    }
+
+    /// In the child of a fork: the threads that waited are not there.
+    #[cfg(not(loom))]
+    pub(super) fn forget_wanted(&self) {
+        self.ledger_wanted.store(0, Ordering::Relaxed);
+    }
+
     /// `foreign_faults` is counted for the whole process.
     pub fn stats(&self, foreign_faults: u64) -> Stats {
-        let live_snapshots = lock(&self.ledger).live.len();
+        let live_snapshots = self.ledger().live.len();
         self.counters.stats(Elsewhere {
             page_size: self.page_size,
             live_snapshots,

@@ -63,7 +63,7 @@ impl<'a> Arena<'a> {
     fn lock(core: &'a Core) -> Self {
         // In the order of `release`.
         let reclaim = lock(&core.reclaim);
-        let ledger = lock(&core.ledger);
+        let ledger = core.ledger();
         // The thread that has set them aside would not be there in the child to bring them back.
         core.store.wait_for_aside();
         Self {
@@ -80,6 +80,7 @@ impl<'a> Arena<'a> {
         self.move_to_mprotect();
         self.core.mappings.forked();
         self.core.gate.forget_waiting();
+        self.core.forget_wanted();
         self.core.store.forget_prefaulting();
     }
 

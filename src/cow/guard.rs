@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool as PlainBool;
 use crate::cow::core::Core;
 use crate::cow::state::guards::{Guard, Lives};
 use crate::page::PageRange;
-use crate::sync::{Ordering, lock, thread_local, wait_on};
+use crate::sync::{Ordering, thread_local, wait_on};
 
 thread_local! {
     /// The guards that this thread began, of any arena; some may have ended.
@@ -49,7 +49,7 @@ impl Core {
     /// Keeps commits away for as long as the token lives, and makes the pages writable.
     pub fn begin_guard(&self, pages: PageRange) -> Token<'_> {
         let lives = Lives::new(PlainBool::new(true));
-        let mut ledger = lock(&self.ledger);
+        let mut ledger = self.ledger();
         while ledger.commits_waiting > 0 && !held_by_this_thread() {
             ledger = wait_on(&self.guard_gone, ledger);
         }
@@ -74,7 +74,7 @@ impl Core {
 
     /// Ends guards and lets commits go on.
     fn end_guards(&self, ends: impl Fn(&Guard) -> bool) {
-        if lock(&self.ledger).guards.end(ends) {
+        if self.ledger().guards.end(ends) {
             self.guard_gone.notify_all();
         }
     }

@@ -13,7 +13,7 @@ impl Core {
     /// `Err` names the first thing that does not agree. Walks all pages.
     pub fn check_invariants(&self) -> Result<(), String> {
         let _no_drops = lock(&self.reclaim);
-        let ledger = lock(&self.ledger);
+        let ledger = self.ledger();
         let epochs: Vec<u64> = ledger
             .live
             .iter()

@@ -20,6 +20,7 @@ pub(crate) mod guard;
 mod invariants;
 pub(crate) mod open;
 pub(crate) mod output;
+mod passes;
 pub(crate) mod prepare;
 pub(crate) mod read;
 pub(crate) mod release;

@@ -3,14 +3,13 @@
 
 use crate::cow::core::Core;
 use crate::error::{Error, Result};
-use crate::sync::lock;
 use crate::sys;
 
 impl Core {
     /// Opens the arena; `false`, and nothing is done, while a snapshot lives.
     pub fn open_all(&self) -> Result<bool> {
         // Held until all is open: a snapshot that is taken meanwhile would need the pages.
-        let ledger = lock(&self.ledger);
+        let ledger = self.ledger();
         if !ledger.live.is_empty() {
             return Ok(false);
         }

@@ -26,12 +26,12 @@ use crate::cow::budget::Budget;
 use crate::cow::commit::Committed;
 use crate::cow::core::Core;
 use crate::cow::guard;
+use crate::cow::passes::Passes;
 use crate::cow::state::dirty::{DirtySet, Slice};
 use crate::error::{Error, Result};
 use crate::page::PageRange;
 use crate::protect::Protection;
 use crate::sync::gate::Admitted;
-use crate::sync::lock;
 use crate::sys;
 
 /// How long arming a slice may take: writers that fault wait for it.
@@ -48,9 +48,6 @@ const RUN_COST: usize = 32;
 const PAGE_NS: u64 = 100;
 /// About how long a commit stops writers when nothing is left to arm.
 const LEAST_STOP_NS: u64 = 20_000;
-/// After this many passes in a row that armed nearly as much as the one before, further ones do not
-/// help: pages are dirtied as fast as they are armed.
-const FRUITLESS: u32 = 2;
 use bounds::{FIRST_PAGES, MOST_PASSES, READY_PAGES, READY_RUNS, RUNS};
 
 #[cfg(not(loom))]
@@ -81,17 +78,9 @@ mod bounds {
 pub(crate) struct Preparation {
     /// Where the next slice begins.
     next: usize,
-    /// Passes begun.
-    passes: u32,
+    passes: Passes,
     /// Most pages of the next slice.
     pages: usize,
-    /// What this pass armed, and the one before: pages, and the pages that its runs cost.
-    armed: usize,
-    armed_before: usize,
-    /// Passes in a row that armed nearly as much as the one before.
-    fruitless: u32,
-    /// The last pass armed less than half as much as the one before.
-    halved: bool,
     /// Since when a writer may be waiting.
     closed_at: u64,
     /// The system refused to arm a slice. It may still arm everything by one call.
@@ -114,8 +103,10 @@ pub(super) enum Ended {
     Ready,
     /// Nothing is left but the pages of guards.
     Guarded,
-    /// Further slices would not help, or were not wanted.
+    /// Further slices would not help.
     Enough,
+    /// No further slices were wanted.
+    Over,
 }
 
 /// What a commit would have to arm.
@@ -134,12 +125,8 @@ impl Preparation {
     pub fn new() -> Self {
         Self {
             next: 0,
-            passes: 0,
+            passes: Passes::new(),
             pages: FIRST_PAGES,
-            armed: 0,
-            armed_before: 0,
-            fruitless: 0,
-            halved: true,
             closed_at: 0,
             refused: false,
             arming_ns: 0,
@@ -169,35 +156,18 @@ impl Preparation {
         let slice = rest.or_else(|| {
             // A pass that finds nothing is none.
             let first = slice(0, self.pages)?;
-            self.end_pass();
+            self.passes.begin();
             Some(first)
         });
         self.next = slice.map_or(0, |slice| slice.range.end());
         slice
     }
 
-    /// What passes found before says nothing of what comes now.
-    fn caught_up(&mut self) {
-        self.armed = 0;
-        self.armed_before = 0;
-        self.fruitless = 0;
-    }
-
-    fn end_pass(&mut self) {
-        self.passes += 1;
-        if self.armed_before > 0 {
-            let fruitless = self.armed > self.armed_before / 4 * 3;
-            self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
-        }
-        self.halved = self.armed_before == 0 || self.armed < self.armed_before / 2;
-        self.armed_before = std::mem::take(&mut self.armed);
-    }
-
     /// Notes for how long this thread ran to arm a slice: no wait for a processor counts. Slices
     /// get larger where that is little, as in memory that was never touched.
     fn adapt(&mut self, slice: Slice, nanoseconds: u64) {
         let pages = in_pages(slice.pages, slice.runs);
-        self.armed += pages;
+        self.passes.armed(pages);
         self.arming_pages += pages as u64;
         // One that was short because little was dirty says nothing.
         if nanoseconds < SLICE_NS.start && slice.pages >= self.pages {
@@ -210,7 +180,7 @@ impl Preparation {
     /// Passes begun.
     #[cfg(not(loom))]
     pub fn passes(&self) -> u32 {
-        self.passes
+        self.passes.begun()
     }
 
     /// How long arming took so far, in nanoseconds.
@@ -227,7 +197,7 @@ impl Preparation {
 
     /// Whether further passes would not help, at the rate at which pages were dirtied so far.
     pub fn is_stalled(&self) -> bool {
-        self.refused || self.fruitless >= FRUITLESS
+        self.refused || self.passes.is_stalled()
     }
 
     /// About how long a commit would stop writers, in nanoseconds, from what slices took.
@@ -280,20 +250,30 @@ impl Core {
         if !self.get_ready(preparation, budget) {
             return Ok(());
         }
-        let mut ledger = lock(&self.ledger);
+        let begun = preparation.passes.begun();
+        let mut ledger = self.ledger();
         loop {
             let mut kept: Vec<PageRange> = ledger.guards.pages().collect();
             let masked = sys::signal::Masked::new();
             self.gate.close();
-            let ended = self.arm_slices(preparation, &mut kept, || budget.is_used_up());
+            let is_over = || budget.is_used_up() || self.ledger_is_wanted();
+            let ended = self.arm_slices(preparation, begun, &mut kept, is_over);
             self.gate.open();
             drop(masked);
-            if ended? != Ended::Guarded || budget.is_used_up() {
-                return Ok(());
+            match ended? {
+                Ended::Ready | Ended::Enough => return Ok(()),
+                _ if budget.is_used_up() => return Ok(()),
+                Ended::Over => {
+                    // A guard or a snapshot that begins or ends would wait for the whole step.
+                    self.lend(ledger);
+                    ledger = self.ledger();
+                }
+                Ended::Guarded => {
+                    let waited;
+                    (ledger, waited) = self.wait_for_guard(ledger, Some(budget.left()));
+                    preparation.guards_ns += waited;
+                }
             }
-            let waited;
-            (ledger, waited) = self.wait_for_guard(ledger, Some(budget.left()));
-            preparation.guards_ns += waited;
         }
     }
 
@@ -307,7 +287,7 @@ impl Core {
         self.get_ready(&mut preparation, Budget::new(Duration::MAX));
         let taken = self.commit_after(|closed_at| {
             preparation.closed_at = closed_at;
-            self.arm_slices(&mut preparation, &mut [], || false)?;
+            self.arm_slices(&mut preparation, 0, &mut [], || false)?;
             Ok(preparation.closed_at)
         });
         if taken.is_err() {
@@ -318,18 +298,19 @@ impl Core {
     }
 
     /// Arms slice by slice until little is left, further slices do not help, or `is_over`. Lets
-    /// writers that wait through between them. Gate closed and drained, before and after.
+    /// writers that wait through between them. `begun` is how many passes there were before. Gate
+    /// closed and drained, before and after.
     fn arm_slices(
         &self,
         preparation: &mut Preparation,
+        begun: u32,
         kept: &mut [PageRange],
         is_over: impl Fn() -> bool,
     ) -> Result<Ended> {
         preparation.refused = false;
-        let begun = preparation.passes;
         loop {
             if self.is_ready() {
-                preparation.caught_up();
+                preparation.passes.caught_up();
                 return Ok(Ended::Ready);
             }
             let Some(slice) = preparation.choose(&self.dirty, &self.engine, kept) else {
@@ -340,7 +321,7 @@ impl Core {
                     Ended::Ready
                 });
             };
-            self.counters.passes(preparation.passes);
+            self.counters.passes(preparation.passes.begun());
             let begin = sys::clock::of_thread();
             let took = match self.arm(Some(slice)) {
                 Ok(took) => took,
@@ -354,13 +335,11 @@ impl Core {
             };
             preparation.arming_ns += took;
             preparation.adapt(slice, sys::clock::of_thread().saturating_sub(begin));
-            // Unless each pass of this call halves what is left, writers are too fast, and the
-            // sooner the commit comes the better. The first two passes have nothing to compare
-            // with.
-            let passes = preparation.passes - begun;
-            let pays = passes <= 2 || preparation.halved;
-            if is_over() || !pays || passes > MOST_PASSES {
+            if !preparation.passes.pay(begun, MOST_PASSES) {
                 return Ok(Ended::Enough);
+            }
+            if is_over() {
+                return Ok(Ended::Over);
             }
             let admitted = self.gate.admit(ADMIT_NS);
             if admitted != Admitted::Some {

@@ -52,7 +52,7 @@ impl Core {
     /// Takes a snapshot off the live list, and its copies off its list: no more come. `None` when
     /// it is not on it.
     fn retire(&self, snapshot: &Live) -> Option<Retired> {
-        let mut ledger = lock(&self.ledger);
+        let mut ledger = self.ledger();
         let live = ledger.live.iter();
         let at = { live }.position(|entry| entry.snapshot.epoch == snapshot.epoch)?;
         let is_newest = at + 1 == ledger.live.len();
@@ -108,7 +108,7 @@ impl Core {
 
     /// Puts inherited copies on their heirs' lists.
     fn hand_over(&self, heirs: &[Epoch], inherited: &[Option<Inherited>]) {
-        let mut ledger = lock(&self.ledger);
+        let mut ledger = self.ledger();
         for (heir, chain) in heirs.iter().zip(inherited) {
             let Some(chain) = chain else { continue };
             let newest = ledger.live.len() - 1;

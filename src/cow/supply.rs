@@ -4,7 +4,6 @@
 use crate::cow::core::Core;
 use crate::cow::state::ledger::Ledger;
 use crate::error::{Error, Result};
-use crate::sync::lock;
 
 /// Frames to make resident while a snapshot is prepared.
 const FEW_FRAMES: usize = 256;
@@ -71,7 +70,7 @@ impl Core {
 
     /// As [`reserve_with`](Self::reserve_with), when a snapshot is only prepared.
     pub fn reserve(&self) -> Result<()> {
-        self.reserve_with(&lock(&self.ledger))
+        self.reserve_with(&self.ledger())
     }
 
     /// How many free frames are made resident while the next commit is prepared: a few. Those that
@@ -98,7 +97,7 @@ impl Core {
         let populate = self.engine.populate();
         if missing > 0 {
             let aside = {
-                let _ledger = lock(&self.ledger);
+                let _ledger = self.ledger();
                 self.store.set_aside_empty(missing, self.pages)
             };
             if let Some(aside) = aside {
@@ -121,7 +120,7 @@ impl Core {
 
     /// One step of [`trim_beyond`](Self::trim_beyond); `false` when nothing was to be done.
     pub(super) fn trim_some(&self, keep: impl Fn(bool) -> usize) -> bool {
-        let ledger = lock(&self.ledger);
+        let ledger = self.ledger();
         let any_lives = !ledger.live.is_empty();
         let keep = keep(any_lives);
         let aside = if any_lives {

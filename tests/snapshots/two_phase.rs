@@ -224,6 +224,35 @@ fn a_stream_of_guards_leaves_little_for_the_commit() {
     ended.expect_finished();
 }
 
+/// A guard that begins while a step arms waits for a slice, not for the step: more is armed after
+/// it has ended. On a busy machine its thread may miss its chance, so it is tried until it has one.
+#[test]
+fn a_guard_gets_in_between_the_slices_of_a_step() {
+    let ended = in_child(|engine| {
+        let mut arena = page_by_page(engine).build(64 << 20).unwrap();
+        let snapshotter = arena.snapshotter();
+        loop {
+            arena.fill(1);
+            let mut pending = snapshotter.prepare().unwrap();
+            let calls = arena.stats().protect_calls;
+            let (before, after) = std::thread::scope(|scope| {
+                let stepping = scope.spawn(|| pending.step(Duration::MAX).unwrap());
+                while arena.stats().protect_calls == calls && !stepping.is_finished() {
+                    std::hint::spin_loop();
+                }
+                drop(arena.writable(..1).unwrap());
+                let before = arena.stats().protect_calls;
+                stepping.join().unwrap();
+                (before, arena.stats().protect_calls)
+            });
+            if after > before {
+                break;
+            }
+        }
+    });
+    ended.expect_finished();
+}
+
 #[test]
 fn a_step_waits_for_a_guard_over_everything_as_long_as_it_may() {
     let ended = in_child(|engine| {
