@@ -16,6 +16,7 @@ mod options;
 mod page;
 mod process;
 mod protect;
+mod remap;
 mod stats;
 mod store;
 mod sync;
@@ -35,5 +36,5 @@ pub use arena::{Arena, ArenaBuilder, Left, Pending, Snapshotter, Writable};
 pub use error::Error;
 pub use options::{Engine, ParseEngineError, Window};
 #[cfg(not(loom))]
-pub use snapshot::{Page, Pages, Snapshot, SnapshotReader, SnapshotStats, Timings};
+pub use snapshot::{Branch, Page, Pages, Snapshot, SnapshotReader, SnapshotStats, Timings, View};
 pub use stats::{Histogram, Stats};

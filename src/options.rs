@@ -17,6 +17,13 @@ pub enum Engine {
     /// Splits no mappings, and a scattered first write costs about half. Needs Linux 6.4 or later
     /// and a system or sandbox that allows the call; no privilege.
     Userfaultfd,
+    /// `mremap(2)` and the kernel's own copy-on-write: a snapshot is taken by two system calls,
+    /// whatever the size, nothing is armed, and system calls may write into the arena at any time
+    /// but while it is merged. A snapshot is memory that lies in one piece. It takes one snapshot
+    /// at a time: another one while it lives only if nothing was stored in between
+    /// ([`Error::Busy`](crate::Error::Busy)). When it is gone, what was written meanwhile is merged
+    /// in the background. Needs Linux 5.13 or later.
+    Remap,
 }
 
 impl Engine {
@@ -31,13 +38,14 @@ impl Engine {
     ///     }
     /// }
     /// ```
-    pub const ALL: &'static [Self] = &[Self::Mprotect, Self::Userfaultfd];
+    pub const ALL: &'static [Self] = &[Self::Mprotect, Self::Userfaultfd, Self::Remap];
 
     /// Its name: that of the system call, as it is [displayed](fmt::Display) and [parsed](FromStr).
     pub const fn name(self) -> &'static str {
         match self {
             Self::Mprotect => "mprotect",
             Self::Userfaultfd => "userfaultfd",
+            Self::Remap => "remap",
         }
     }
 }
@@ -56,7 +64,7 @@ impl fmt::Display for Engine {
 /// assert_eq!(engine, Engine::Userfaultfd);
 /// assert_eq!(engine.to_string(), "userfaultfd");
 /// let error = "mmap".parse::<Engine>().unwrap_err();
-/// assert_eq!(error.to_string(), "no engine is called \"mmap\"; ask for mprotect or userfaultfd");
+/// assert_eq!(error.to_string(), "no engine is called \"mmap\"; ask for mprotect, userfaultfd or remap");
 /// # Ok::<(), pagecow::ParseEngineError>(())
 /// ```
 impl FromStr for Engine {
@@ -80,8 +88,10 @@ pub struct ParseEngineError {
 impl fmt::Display for ParseEngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = Engine::ALL.iter().map(|engine| engine.name()).collect();
-        let names = names.join(" or ");
-        write!(f, "no engine is called {:?}; ask for {names}", self.name)
+        let (last, others) = names.split_last().expect("there are engines");
+        let others = others.join(", ");
+        let name = &self.name;
+        write!(f, "no engine is called {name:?}; ask for {others} or {last}")
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "hands out references into mapped memory")]
 
 mod builder;
+mod copied;
 mod pending;
 mod snapshotter;
 mod tend;
@@ -187,7 +188,10 @@ impl Arena {
     /// [`Error::Protect`] when the system refuses: some pages may be as they were, and nothing is
     /// lost.
     pub fn open_all(&self) -> Result<bool, Error> {
-        self.core().open_all()
+        match self.registered.remap() {
+            Some(remapped) => remapped.open_all(self.core()),
+            None => self.core().open_all(),
+        }
     }
 
     fn core(&self) -> &Core {
@@ -203,7 +207,10 @@ impl Arena {
     /// what does not agree. For tests, with no writer running. Walks all pages.
     #[doc(hidden)]
     pub fn check_invariants(&self) -> Result<(), String> {
-        self.core().check_invariants()
+        match self.registered.remap() {
+            Some(remapped) => remapped.check_invariants(),
+            None => self.core().check_invariants(),
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use crate::arena::Arena;
 use crate::cow::guard;
 use crate::cow::prepare::Preparation;
 use crate::error::Error;
+use crate::process::frozen::Frozen;
 use crate::process::registered::Registered;
+use crate::process::remapped::Remapped;
 use crate::snapshot::Snapshot;
 
 /// A snapshot on its way.
@@ -77,7 +79,9 @@ impl Pending {
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
-        registered.core().reserve()?;
+        if registered.remap().is_none() {
+            registered.core().reserve()?;
+        }
         Ok(Self {
             registered: Arc::downgrade(registered),
             preparation: Preparation::new(),
@@ -106,7 +110,12 @@ impl Pending {
     /// [`Error::ArenaDropped`]; [`Error::GuardHeld`] when the calling thread holds a guard, for
     /// which it would wait in vain.
     pub fn step(&mut self, budget: Duration) -> Result<(), Error> {
-        Registered::upgrade(&self.registered)?
+        let registered = Registered::upgrade(&self.registered)?;
+        if registered.remap().is_some() {
+            registered.tend(budget);
+            return Ok(());
+        }
+        registered
             .core()
             .arm_ahead(&mut self.preparation, budget)
     }
@@ -116,7 +125,10 @@ impl Pending {
     /// the arena is gone.
     pub fn is_ready(&self) -> bool {
         Registered::upgrade(&self.registered)
-            .map_or(true, |registered| registered.core().is_ready())
+            .map_or(true, |registered| match registered.remap() {
+                Some(remapped) => remapped.is_ready(),
+                None => registered.core().is_ready(),
+            })
     }
 
     /// Whether further steps would not help: pages are dirtied as fast as steps arm them, or the
@@ -134,6 +146,14 @@ impl Pending {
         let Ok(registered) = Registered::upgrade(&self.registered) else {
             return Left::default();
         };
+        if let Some(remapped) = registered.remap() {
+            // What is merged before a snapshot can be taken: those who wait, wait for a slice.
+            return Left {
+                pages: remapped.left(),
+                runs: usize::from(!remapped.is_ready()),
+                stop: Duration::ZERO,
+            };
+        }
         let open = registered.core().open_pages();
         Left {
             pages: open.pages,
@@ -156,6 +176,9 @@ impl Pending {
         // Dropped without an arena, it gives nothing back.
         let registered = Registered::upgrade(&std::mem::take(&mut self.registered))?;
         registered.check_handler()?;
+        if let Some(remapped) = registered.remap() {
+            return freeze(&registered, remapped);
+        }
         let committed = registered.core().commit()?;
         Ok(Snapshot::new(registered, &self.preparation, committed))
     }
@@ -164,7 +187,9 @@ impl Pending {
 impl Drop for Pending {
     /// Frames that were made resident for the snapshot are not needed when it was given up.
     fn drop(&mut self) {
-        if let Ok(registered) = Registered::upgrade(&self.registered) {
+        if let Ok(registered) = Registered::upgrade(&self.registered)
+            && registered.remap().is_none()
+        {
             registered.core().trim();
         }
     }
@@ -173,6 +198,14 @@ impl Drop for Pending {
 /// Prepares, arms and commits in one call.
 pub(super) fn take_snapshot(registered: &Arc<Registered>) -> Result<Snapshot, Error> {
     registered.check_handler()?;
+    if let Some(remapped) = registered.remap() {
+        return freeze(registered, remapped);
+    }
     let (preparation, committed) = registered.core().take()?;
     Ok(Snapshot::new(registered.clone(), &preparation, committed))
+}
+
+fn freeze(registered: &Arc<Registered>, remapped: &Remapped) -> Result<Snapshot, Error> {
+    let (frozen, taken) = Frozen::take(registered, remapped)?;
+    Ok(Snapshot::of_frozen(registered.clone(), frozen, &taken))
 }

@@ -20,7 +20,7 @@ impl Arena {
     /// # Ok::<(), pagecow::Error>(())
     /// ```
     pub fn tend(&self, budget: Duration) {
-        self.core().tend(budget);
+        self.registered.tend(budget);
     }
 }
 
@@ -31,7 +31,7 @@ impl Snapshotter {
     ///
     /// [`Error::ArenaDropped`].
     pub fn tend(&self, budget: Duration) -> Result<(), Error> {
-        self.registered()?.core().tend(budget);
+        self.registered()?.tend(budget);
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Committed {
 
 impl Core {
     /// The ledger, once no guard lives, and how long this waited for guards, in nanoseconds.
-    fn ledger_without_guard(&self) -> Result<(MutexGuard<'_, Ledger>, u64)> {
+    pub(super) fn ledger_without_guard(&self) -> Result<(MutexGuard<'_, Ledger>, u64)> {
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }

@@ -64,6 +64,21 @@ pub(crate) struct Core {
 
 impl Core {
     pub fn new(page_size: PageSize, pages: PageCount, options: &Options) -> Result<Self> {
+        Self::over(
+            Protection::new(pages, page_size, options)?,
+            page_size,
+            pages,
+            options,
+        )
+    }
+
+    /// As [`new`](Self::new), over memory that was made elsewhere.
+    pub fn over(
+        engine: Protection,
+        page_size: PageSize,
+        pages: PageCount,
+        options: &Options,
+    ) -> Result<Self> {
         let no_memory = |source| Error::Reserve {
             bytes: pages.get() * page_size.bytes(),
             source,
@@ -71,7 +86,7 @@ impl Core {
         Ok(Self {
             page_size,
             pages,
-            engine: Protection::new(pages, page_size, options)?,
+            engine,
             window: options.window,
             table: Table::new(pages).map_err(no_memory)?,
             dirty: DirtySet::new(pages).map_err(no_memory)?,

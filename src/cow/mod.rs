@@ -5,12 +5,15 @@
 //! - A snapshot: [supply] of frames, [prepare] (most is [armed](arm) ahead), [commit], [release].
 //! - Its bytes: [read], [output] to files.
 //! - Between snapshots: [tend].
+//! - Snapshots that another engine takes: [elsewhere].
 //! - Pages that stay open: [guard] (a range), [open] (all).
 
 mod arm;
 mod budget;
 pub(crate) mod commit;
 pub(crate) mod core;
+#[cfg(not(loom))]
+pub(crate) mod elsewhere;
 mod evidence;
 pub(crate) mod fault;
 #[cfg(not(loom))]

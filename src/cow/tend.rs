@@ -4,10 +4,8 @@
 //! All of it is in small steps, and none of it is needed for anything to be right.
 
 #[cfg(not(loom))]
-use std::time::Duration;
 
 #[cfg(not(loom))]
-use crate::cow::budget::Budget;
 use crate::cow::core::Core;
 use crate::epoch::Epoch;
 
@@ -67,13 +65,6 @@ impl Core {
         } else {
             Tended::Later(left)
         }
-    }
-
-    /// Steps until nothing is left to do now, or the budget is used up.
-    #[cfg(not(loom))]
-    pub fn tend(&self, budget: Duration) {
-        let budget = Budget::new(budget);
-        while self.tend_once() == Tended::More && !budget.is_used_up() {}
     }
 
     /// Whether writers may need frames.

@@ -1,7 +1,8 @@
 //! Around fork(2): all arenas are [held still](Still), and none comes or goes.
 //!
 //! The child inherits the arenas as private memory, with their protection and the handler: it reads
-//! and writes its own copy, and the snapshots in it are its own.
+//! and writes its own copy, and the snapshots in it are its own. Memory that is remapped is made
+//! private for that, and the parent leaves the file alone while a descendant may look at it.
 
 #![allow(unsafe_code, reason = "locks held from one hook to the next")]
 
@@ -13,10 +14,16 @@ use crate::cow::fork::Still;
 use crate::process::keeper;
 use crate::process::registered::{ARENAS, Registered};
 use crate::process::registry::Frozen;
+use crate::process::remapped::Remapped;
+use crate::remap;
+use crate::remap::children::{self, Children};
 use crate::sys;
 
 /// What is held across a fork, by the thread that forks. Fields are dropped in this order.
 struct Held {
+    remapped: Vec<remap::Still<'static>>,
+    /// When any is remapped here.
+    children: Option<MutexGuard<'static, Children>>,
     arenas: Still<'static>,
     frozen: Frozen<'static, Registered>,
     keeper: MutexGuard<'static, keeper::State>,
@@ -49,8 +56,26 @@ fn before() {
         let registered: &'static Registered = unsafe { &*std::ptr::from_ref(registered) };
         registered.core()
     });
+    let count = frozen.values().filter_map(Registered::remap).count();
+    let mut remapped = Vec::with_capacity(count);
+    let arenas = Still::hold(arenas);
+    // Nothing is allocated from here on: gates are closed. Their states after the arenas' ledgers.
+    for one in frozen.values().filter_map(Registered::remap) {
+        // SAFETY: as above.
+        let one: &'static Remapped = unsafe { &*std::ptr::from_ref(one) };
+        remapped.push(one.remap.hold_still());
+    }
+    let mut children = (count > 0).then(children::hold);
+    if let Some(children) = &mut children {
+        children.before();
+    }
+    for still in &mut remapped {
+        still.before();
+    }
     let held = Held {
-        arenas: Still::hold(arenas),
+        remapped,
+        children,
+        arenas,
         frozen,
         keeper,
     };
@@ -59,7 +84,24 @@ fn before() {
 }
 
 fn after_in_parent() {
-    drop(take());
+    let Some(mut held) = take() else {
+        return;
+    };
+    for still in &mut held.remapped {
+        still.in_parent();
+    }
+    if let Some(children) = &mut held.children {
+        children.in_parent();
+    }
+    drop((held.remapped, held.children, held.arenas));
+    // There is something to merge once the child is gone.
+    for registered in held.frozen.values() {
+        if registered.remap().is_some() {
+            registered.look_after_in(&mut held.keeper);
+        }
+    }
+    drop(held.frozen);
+    keeper::wake(held.keeper);
 }
 
 fn after_in_child() {
@@ -67,6 +109,18 @@ fn after_in_child() {
         return;
     };
     held.frozen.forget_users();
+    let mut all = true;
+    for still in &mut held.remapped {
+        all &= still.in_child();
+    }
+    for registered in held.frozen.values().filter(|_| all) {
+        if registered.remap_once().is_some() {
+            registered.core().take_over();
+        }
+    }
+    if let Some(children) = &mut held.children {
+        children.in_child();
+    }
     held.arenas.adjust_in_child();
     held.keeper.forget_keeper();
     // After the arenas, each of which asks whether it was still open in the parent.

@@ -64,6 +64,15 @@ impl Registered {
         let core = self.core();
         let begin = sys::clock::now();
         let page = core.page_size().page_of(address - self.addresses().start);
+        if let Some(remapped) = self.remap() {
+            let waited = remapped.remap.refused(page);
+            core.count_fault(Opened::Already, sys::clock::since(begin));
+            let thread = sys::thread_number();
+            return waited
+                || self
+                    .progress
+                    .is_made(thread, page, remapped.remap.slices_begun());
+        }
         let opened = core.first_write(page);
         if opened == Opened::Already {
             let thread = sys::thread_number();

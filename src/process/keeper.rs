@@ -68,15 +68,18 @@ pub(super) struct Known(AtomicBool);
 /// Has an arena looked after, since a snapshot of it was taken or dropped.
 pub(super) fn look_after(arena: &Registered, known: &Known) {
     known.0.store(true, Ordering::Relaxed);
-    let address = Address(arena);
     let mut state = lock(&STATE);
-    state.arenas.insert(address, true);
-    state.asked = true;
+    state.ask_for(arena);
+    wake(state);
+}
+
+/// Has the thread go to work, if it was asked to.
+pub(super) fn wake(mut state: MutexGuard<'_, State>) {
     let this = std::process::id();
-    if state.process != this && start() {
+    if state.asked && state.process != this && start() {
         state.process = this;
     }
-    let waits = std::mem::take(&mut state.waits);
+    let waits = state.asked && std::mem::take(&mut state.waits);
     drop(state);
     if waits {
         ASKED.notify_one();
@@ -102,6 +105,17 @@ pub(super) fn hold() -> MutexGuard<'static, State> {
 }
 
 impl State {
+    fn ask_for(&mut self, arena: &Registered) {
+        self.arenas.insert(Address(arena), true);
+        self.asked = true;
+    }
+
+    /// As [`look_after`], for the thread that forks.
+    pub fn look_after(&mut self, arena: &Registered, known: &Known) {
+        known.0.store(true, Ordering::Relaxed);
+        self.ask_for(arena);
+    }
+
     /// In the child of a fork: the keeper is not there.
     pub fn forget_keeper(&mut self) {
         self.busy = None;
@@ -180,7 +194,7 @@ fn tend(arena: &Registered) -> Tended {
     const STEPS: usize = 8;
     let mut tended = Tended::More;
     for _ in 0..STEPS {
-        tended = arena.core().tend_once();
+        tended = arena.tend_once();
         if tended != Tended::More {
             break;
         }

@@ -3,6 +3,8 @@
 #[cfg(not(loom))]
 mod fork;
 #[cfg(not(loom))]
+pub(crate) mod frozen;
+#[cfg(not(loom))]
 mod handler;
 #[cfg(not(loom))]
 mod keeper;
@@ -11,6 +13,8 @@ mod progress;
 #[cfg(not(loom))]
 pub(crate) mod registered;
 mod registry;
+#[cfg(not(loom))]
+pub(crate) mod remapped;
 
 #[cfg(all(test, loom))]
 mod models;

@@ -8,11 +8,12 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use crate::cow::core::Core;
 use crate::error::{Error, Result};
-use crate::options::Options;
+use crate::options::{Engine, Options};
 use crate::page::PageSize;
 use crate::process;
 use crate::process::keeper;
 use crate::process::progress::Progress;
+use crate::process::remapped::Remapped;
 use crate::process::registry::{Place, Registry};
 use crate::stats::Stats;
 use crate::sys;
@@ -23,6 +24,8 @@ pub(super) static ARENAS: Registry<Registered> = Registry::new();
 /// Kept alive by the arena's handle and by its snapshots, whichever goes last.
 pub(crate) struct Registered {
     core: Core,
+    /// What takes its snapshots instead of the core, with [`Engine::Remap`].
+    remap: Option<Remapped>,
     pub(super) progress: Progress,
     place: OnceLock<Place<'static, Self>>,
     /// In bytes, before rounding up.
@@ -46,9 +49,18 @@ impl Registered {
             most: crate::page::MAX_PAGES.saturating_mul(page_size.bytes()),
         })?;
         process::install(options.engine)?;
-        let core = Core::new(page_size, pages, options)?;
+        let (core, remap) = match options.engine {
+            Engine::Remap => {
+                let remap = Remapped::new(page_size, pages, options)?;
+                (remap.core(options)?, Some(remap))
+            }
+            Engine::Mprotect | Engine::Userfaultfd => {
+                (Core::new(page_size, pages, options)?, None)
+            }
+        };
         let registered = Arc::new(Self {
             core,
+            remap,
             progress: Progress::new(),
             place: OnceLock::new(),
             requested_len: len,
@@ -67,10 +79,34 @@ impl Registered {
         &self.core
     }
 
+    /// What takes snapshots instead of the core; `None` where the core does, as in the child of a
+    /// fork.
+    pub fn remap(&self) -> Option<&Remapped> {
+        self.remap
+            .as_ref()
+            .filter(|remapped| !remapped.remap.is_forsaken())
+    }
+
+    /// As [`remap`](Self::remap), also where the core has taken over.
+    pub(super) fn remap_once(&self) -> Option<&Remapped> {
+        self.remap.as_ref()
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
     /// A snapshot was taken or dropped: there may be something to do for the keeper.
     pub fn wake_keeper(&self) {
         if self.has_keeper {
             keeper::look_after(self, &self.known_to_keeper);
+        }
+    }
+
+    /// As [`wake_keeper`](Self::wake_keeper), for the thread that forks.
+    pub(super) fn look_after_in(&self, keeper: &mut keeper::State) {
+        if self.has_keeper {
+            keeper.look_after(self, &self.known_to_keeper);
         }
     }
 
@@ -91,13 +127,17 @@ impl Registered {
     /// An arena whose handle is still there.
     pub fn upgrade(weak: &Weak<Self>) -> Result<Arc<Self>> {
         weak.upgrade()
-            .filter(|registered| !registered.abandoned.load(Ordering::Relaxed))
+            .filter(|registered| !registered.is_abandoned())
             .ok_or(Error::ArenaDropped)
     }
 
     /// What the arena's snapshots have cost so far.
     pub fn stats(&self) -> Stats {
-        self.core.stats(sys::signal::forwarded())
+        let stats = self.core.stats(sys::signal::forwarded());
+        match self.remap() {
+            Some(remapped) => remapped.stats(stats, self.core.page_size()),
+            None => stats,
+        }
     }
 }
 

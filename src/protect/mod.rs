@@ -82,9 +82,20 @@ impl Protection {
         } else {
             memory
         };
+        Self::over(memory, pages, page_size, options)
+    }
+
+    /// As [`new`](Self::new), over memory that was made elsewhere. It is not protected while
+    /// another engine takes its snapshots.
+    pub fn over(
+        memory: Memory,
+        pages: PageCount,
+        page_size: PageSize,
+        options: &Options,
+    ) -> Result<Self> {
         memory.write_first_byte();
         let userfaultfd = match options.engine {
-            Engine::Mprotect => None,
+            Engine::Mprotect | Engine::Remap => None,
             Engine::Userfaultfd => {
                 let made = Userfaultfd::new(&memory, pages, page_size);
                 Some(made.map_err(|source| Error::Engine {

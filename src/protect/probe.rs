@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 use crate::options::Engine;
-use crate::sys::userfaultfd;
+use crate::sys::{Views, userfaultfd};
 
 impl Engine {
     /// The engine that costs least where the program runs: [`Userfaultfd`](Self::Userfaultfd) when
@@ -27,12 +27,23 @@ impl Engine {
         let tried = match self {
             Self::Mprotect => Ok(()),
             Self::Userfaultfd => try_userfaultfd(),
+            Self::Remap => try_remap(),
         };
         tried.map_err(|source| Error::Engine {
             engine: self,
             source,
         })
     }
+}
+
+/// Freezes and merges a few pages, once.
+fn try_remap() -> io::Result<()> {
+    static WORKED: AtomicBool = AtomicBool::new(false);
+    if !WORKED.load(Ordering::Relaxed) {
+        Views::probe()?;
+        WORKED.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// Once it worked it is not tried again: an arena finds out by itself.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::snapshot::Snapshot;
+use crate::snapshot::source::Source;
 
 impl Snapshot {
     /// The pages that were written after `older` and before this snapshot, as ranges of page
@@ -31,8 +32,8 @@ impl Snapshot {
     /// [`Error::NotOlder`] when `older` is newer, or of another arena; [`Error::StoreExhausted`]
     /// when one of the two has failed.
     pub fn changed_since(&self, older: &Self) -> Result<Vec<Range<usize>>, Error> {
-        let number = self.live().epoch;
-        let other = older.live().epoch;
+        let number = self.source().number();
+        let other = older.source().number();
         let same_arena = Arc::ptr_eq(&self.held.registered, &older.held.registered);
         if !same_arena || other > number {
             return Err(Error::NotOlder {
@@ -40,7 +41,18 @@ impl Snapshot {
                 other: same_arena.then_some(other.get()),
             });
         }
-        let pages = self.core().changed_between(older.live(), self.live())?;
+        let (Source::Copies(older), Source::Copies(newer)) = (older.source(), self.source()) else {
+            // Of two that are frozen nothing was written in between: they are one. One that is
+            // frozen and one that is not are of a parent and of its child.
+            return match (older.frozen(), self.frozen()) {
+                (Some(_), Some(_)) => Ok(Vec::new()),
+                _ => Err(Error::NotOlder {
+                    snapshot: number.get(),
+                    other: None,
+                }),
+            };
+        };
+        let pages = self.core().changed_between(older, newer)?;
         let runs = pages.chunk_by(|a, b| a.get() + 1 == b.get());
         Ok(runs
             .map(|run| run[0].get()..run[0].get() + run.len())

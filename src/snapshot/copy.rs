@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::mem;
 use std::ops::{Range, RangeBounds};
+use std::os::unix::fs::FileExt;
 
 use crate::cow::output::Output;
 use crate::cow::supply::Refill;
 use crate::page::bytes_within;
 use crate::snapshot::Snapshot;
 use crate::snapshot::aligned::AlignedPage;
+use crate::snapshot::source::Source;
 use crate::snapshot::touched::Touched;
 use crate::sys::{Piece, file};
 
@@ -182,16 +184,24 @@ impl<'a> Target<'a> {
         while at < range.end {
             let page = page_size.page_of(at).get();
             let most = range.end.min(offset_of(page).saturating_add(CHUNK));
-            let run = touched.next_from(core.memory(), page_size, page);
+            let run = touched.next_from(snapshot, page);
             let end = match run {
                 Some(run) if run.start == page => {
                     let end = most.min(offset_of(run.end));
-                    core.write_out(snapshot.live(), &(at..end), &mut self)?;
-                    refill.after((end - at) / page_size.bytes(), core);
+                    match snapshot.source() {
+                        Source::Copies(live) => {
+                            core.write_out(live, &(at..end), &mut self)?;
+                            refill.after((end - at) / page_size.bytes(), core);
+                        }
+                        Source::Frozen { frozen, .. } => {
+                            let place = self.place_of(at);
+                            self.file.write_all_at(&frozen[at..end], place)?;
+                        }
+                    }
                     end
                 }
                 zeros_up_to => {
-                    core.check(snapshot.live())?;
+                    snapshot.check()?;
                     let end = zeros_up_to.map_or(range.end, |run| offset_of(run.start));
                     self.zeros(at, end.min(range.end))?
                 }

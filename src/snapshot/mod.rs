@@ -1,24 +1,32 @@
 //! The snapshot: a point in time of one arena.
 
 mod aligned;
+mod branch;
 mod changed;
 mod copy;
 mod page;
 mod reader;
+mod source;
 mod timings;
 mod touched;
+mod view;
+mod whole;
 
 use std::sync::{Arc, Mutex};
 
 use crate::cow::commit::Committed;
 use crate::cow::core::Core;
+use crate::cow::elsewhere::Elsewhere;
 use crate::cow::prepare::Preparation;
-use crate::cow::state::ledger::Live;
 use crate::error::Error;
+use crate::process::frozen::Frozen;
 use crate::process::registered::Registered;
+pub use crate::snapshot::branch::Branch;
 pub use crate::snapshot::page::{Page, Pages};
 pub use crate::snapshot::reader::SnapshotReader;
 pub use crate::snapshot::timings::Timings;
+pub use crate::snapshot::view::View;
+use crate::snapshot::source::Source;
 use crate::snapshot::touched::Touched;
 
 /// A point in time of one arena: its bytes as they were then, whatever was written since.
@@ -38,8 +46,8 @@ pub struct Snapshot {
 
 /// What goes with the last handle.
 struct Held {
+    source: Source,
     registered: Arc<Registered>,
-    live: Arc<Live>,
     timings: Timings,
     /// What the last `copy_range_to` found to be touched, for the next one.
     touched: Mutex<Touched>,
@@ -73,8 +81,27 @@ impl Snapshot {
         Self {
             held: Arc::new(Held {
                 registered,
-                live: committed.snapshot,
+                source: Source::Copies(committed.snapshot),
                 timings,
+                touched: Mutex::default(),
+            }),
+        }
+    }
+
+    pub(crate) fn of_frozen(
+        registered: Arc<Registered>,
+        frozen: Frozen,
+        taken: &Elsewhere,
+    ) -> Self {
+        let source = Source::Frozen {
+            frozen,
+            number: taken.number,
+        };
+        Self {
+            held: Arc::new(Held {
+                registered,
+                source,
+                timings: Timings::of_frozen(taken),
                 touched: Mutex::default(),
             }),
         }
@@ -82,10 +109,6 @@ impl Snapshot {
 
     pub(crate) fn core(&self) -> &Core {
         self.held.registered.core()
-    }
-
-    pub(crate) fn live(&self) -> &Live {
-        &self.held.live
     }
 
     /// The snapshot's number, counted from 1 within its arena: of two, the newer one has the
@@ -98,14 +121,17 @@ impl Snapshot {
     /// # Ok::<(), pagecow::Error>(())
     /// ```
     pub fn id(&self) -> u64 {
-        self.live().epoch.get()
+        self.source().number().get()
     }
 
     /// Whether it still holds all of the arena's bytes. `false`, and so for good, once it lost a
     /// page to a store that was used up: reads fail then. Costs two loads; writers may change the
     /// answer at any moment from `true` to `false`.
     pub fn is_exact(&self) -> bool {
-        !self.core().has_failed(self.live())
+        match self.source() {
+            Source::Copies(live) => !self.core().has_failed(live),
+            Source::Frozen { .. } => true,
+        }
     }
 
     /// Length in bytes: that of the arena, whole pages.
@@ -163,12 +189,19 @@ impl Snapshot {
         if self.read_unconfirmed(offset, buf)? {
             return Ok(());
         }
-        self.core().confirm()
+        self.confirm()
     }
 
     /// As [`read_at`](Self::read_at), inside the arena. Returns whether all bytes came from copies;
     /// others count once the engine has [confirmed](crate::cow::core::Core::confirm) it.
     pub(crate) fn read_unconfirmed(&self, offset: usize, buf: &mut [u8]) -> Result<bool, Error> {
+        let live = match self.source() {
+            Source::Copies(live) => live,
+            Source::Frozen { frozen, .. } => {
+                buf.copy_from_slice(&frozen[offset..offset + buf.len()]);
+                return Ok(true);
+            }
+        };
         let page_size = self.core().page_size();
         let mut at = offset;
         let mut rest = buf;
@@ -177,7 +210,7 @@ impl Snapshot {
             let page = page_size.page_of(at);
             let within = at - page_size.offset_of(page);
             let (now, later) = rest.split_at_mut(rest.len().min(page_size.bytes() - within));
-            all_saved &= self.core().read(self.live(), page, within, now)?;
+            all_saved &= self.core().read(live, page, within, now)?;
             at += now.len();
             rest = later;
         }
@@ -187,7 +220,10 @@ impl Snapshot {
     /// What this snapshot holds. Takes time for the copies in the store, all snapshots' together,
     /// which are walked; [`id`](Self::id) and [`is_exact`](Self::is_exact) cost nothing.
     pub fn stats(&self) -> SnapshotStats {
-        let saved = self.core().copies_of(self.live()) as u64;
+        let saved = match self.source() {
+            Source::Copies(live) => self.core().copies_of(live) as u64,
+            Source::Frozen { frozen, .. } => frozen.copies(),
+        };
         SnapshotStats {
             number: self.id(),
             pages: self.page_count() as u64,
@@ -200,8 +236,10 @@ impl Snapshot {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.registered.core().release(&self.live);
-        self.registered.wake_keeper();
+        if let Source::Copies(live) = &self.source {
+            self.registered.core().release(live);
+            self.registered.wake_keeper();
+        }
     }
 }
 

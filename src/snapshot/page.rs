@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::page::PageIndex;
 use crate::snapshot::Snapshot;
 use crate::snapshot::aligned::AlignedPage;
+use crate::snapshot::source::Source;
 use crate::snapshot::touched::Touched;
 
 /// One frozen page.
@@ -27,8 +28,9 @@ enum Bytes {
         bytes: AlignedPage,
         saved: bool,
     },
-    Frame {
+    Shared {
         start: *const u8,
+        saved: bool,
         snapshot: Snapshot,
     },
 }
@@ -84,7 +86,7 @@ impl Page {
     pub(crate) fn read(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
         let read = Self::read_unconfirmed(snapshot, page)?;
         if !read.is_saved() {
-            snapshot.core().confirm()?;
+            snapshot.confirm()?;
         }
         Ok(read)
     }
@@ -93,15 +95,25 @@ impl Page {
     /// [confirmed](crate::cow::core::Core::confirm) it.
     fn read_unconfirmed(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
         let core = snapshot.core();
-        let bytes = if let Some(frame) = core.saved_frame(snapshot.live(), page)? {
-            Bytes::Frame {
-                start: core.copy(frame),
-                snapshot: snapshot.clone(),
+        let shared = |start: *const u8, saved| Bytes::Shared {
+            start,
+            saved,
+            snapshot: snapshot.clone(),
+        };
+        let bytes = match snapshot.source() {
+            Source::Frozen { frozen, .. } => {
+                let offset = core.page_size().offset_of(page);
+                shared(frozen[offset..].as_ptr(), false)
             }
-        } else {
-            let mut bytes = AlignedPage::zeroed(snapshot.page_size());
-            let saved = core.read(snapshot.live(), page, 0, &mut bytes)?;
-            Bytes::Owned { bytes, saved }
+            Source::Copies(live) => {
+                if let Some(frame) = core.saved_frame(live, page)? {
+                    shared(core.copy(frame), true)
+                } else {
+                    let mut bytes = AlignedPage::zeroed(snapshot.page_size());
+                    let saved = core.read(live, page, 0, &mut bytes)?;
+                    Bytes::Owned { bytes, saved }
+                }
+            }
         };
         Ok(Self {
             index: page.get(),
@@ -111,7 +123,7 @@ impl Page {
 
     /// A page that was never touched.
     fn zeros(snapshot: &Snapshot, page: PageIndex) -> Result<Self, Error> {
-        snapshot.core().check(snapshot.live())?;
+        snapshot.check()?;
         let bytes = AlignedPage::zeroed(snapshot.page_size());
         let saved = false;
         Ok(Self {
@@ -131,9 +143,12 @@ impl Page {
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Owned { bytes, .. } => bytes,
-            Bytes::Frame { start, snapshot } => {
-                // SAFETY: a frame that serves a live snapshot holds a page of initialised bytes
-                // that nobody writes, and the snapshot beside the pointer lives as long as `self`.
+            Bytes::Shared {
+                start, snapshot, ..
+            } => {
+                // SAFETY: a frame that serves a live snapshot, and frozen memory, hold initialised
+                // bytes that nobody writes, a page of them from here on; and the snapshot beside
+                // the pointer lives as long as `self`.
                 unsafe { std::slice::from_raw_parts(*start, snapshot.page_size()) }
             }
         }
@@ -143,8 +158,7 @@ impl Page {
     /// saved ahead of a write) when it was read.
     pub fn is_saved(&self) -> bool {
         match &self.bytes {
-            Bytes::Owned { saved, .. } => *saved,
-            Bytes::Frame { .. } => true,
+            Bytes::Owned { saved, .. } | Bytes::Shared { saved, .. } => *saved,
         }
     }
 }
@@ -153,7 +167,7 @@ impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Owned { .. } => "owned",
-            Self::Frame { .. } => "frame",
+            Self::Shared { .. } => "shared",
         })
     }
 }
@@ -215,7 +229,7 @@ impl Pages {
         let count = core.pages();
         let touched = self
             .touched
-            .next_from(core.memory(), core.page_size(), self.next)
+            .next_from(&self.snapshot, self.next)
             .map_or(count.get(), |pages| pages.start);
         if self.only_touched {
             self.next = touched;
@@ -226,7 +240,9 @@ impl Pages {
         let read = if touched > self.next {
             Page::zeros(&self.snapshot, page)?
         } else {
-            self.refill.after(1, core);
+            if self.snapshot.frozen().is_none() {
+                self.refill.after(1, core);
+            }
             Page::read_unconfirmed(&self.snapshot, page)?
         };
         self.next += 1;

@@ -69,7 +69,7 @@ impl SnapshotReader {
         let mut all_saved = true;
         while !rest.is_empty() {
             let page = page_size.page_of(at).get();
-            let touched = self.touched.next_from(core.memory(), page_size, page);
+            let touched = self.touched.next_from(&self.snapshot, page);
             let zeros_end = touched
                 .as_ref()
                 .map_or(core.pages().get(), |pages| pages.start);
@@ -80,11 +80,13 @@ impl SnapshotReader {
             let room = (end * page_size.bytes() - at).min(rest.len());
             let (now, later) = rest.split_at_mut(room);
             if zeros_end > page {
-                core.check(self.snapshot.live())?;
+                self.snapshot.check()?;
                 now.fill(0);
             } else {
                 all_saved &= self.snapshot.read_unconfirmed(at, now)?;
-                self.refill.after(now.len() / page_size.bytes(), core);
+                if self.snapshot.frozen().is_none() {
+                    self.refill.after(now.len() / page_size.bytes(), core);
+                }
             }
             at += now.len();
             rest = later;
@@ -92,7 +94,7 @@ impl SnapshotReader {
         if all_saved {
             return Ok(());
         }
-        core.confirm()
+        self.snapshot.confirm()
     }
 
     fn left(&self) -> usize {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cow::commit::Committed;
+use crate::cow::elsewhere::Elsewhere;
 use crate::cow::prepare::Preparation;
 use crate::snapshot::Snapshot;
 
@@ -32,6 +33,16 @@ impl Timings {
             stop: Duration::from_nanos(committed.stop_ns),
             wait_for_guards: ahead_and_committed(preparation.guards_ns(), committed.guards_ns),
             passes: u64::from(preparation.passes()),
+        }
+    }
+}
+
+impl Timings {
+    pub(super) fn of_frozen(taken: &Elsewhere) -> Self {
+        Self {
+            stop: Duration::from_nanos(taken.took_ns),
+            wait_for_guards: Duration::from_nanos(taken.guards_ns),
+            ..Self::default()
         }
     }
 }

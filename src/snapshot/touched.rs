@@ -7,9 +7,7 @@
 
 use std::ops::Range;
 
-use crate::page::PageSize;
 use crate::snapshot::Snapshot;
-use crate::sys::Memory;
 
 /// How many pages count as touched when the system does not say; then it is asked again.
 const IN_DOUBT: usize = 4096;
@@ -44,8 +42,7 @@ impl Snapshot {
     /// # Ok::<(), pagecow::Error>(())
     /// ```
     pub fn next_touched(&self, page: usize) -> Option<Range<usize>> {
-        let core = self.core();
-        Touched::default().next_from(core.memory(), core.page_size(), page)
+        Touched::default().next_from(self, page)
     }
 }
 
@@ -53,17 +50,12 @@ impl Touched {
     /// The first pages from `page` on that may have been touched before the call, in a row; a long
     /// row comes in pieces. `None` when all pages up to the end are zero in each snapshot that
     /// exists.
-    pub fn next_from(
-        &mut self,
-        memory: &Memory,
-        page_size: PageSize,
-        page: usize,
-    ) -> Option<Range<usize>> {
-        let pages = memory.len() / page_size.bytes();
+    pub fn next_from(&mut self, snapshot: &Snapshot, page: usize) -> Option<Range<usize>> {
+        let pages = snapshot.page_count();
         let mut from = page;
         while from < pages {
             if !self.known.contains(&from) {
-                self.look(memory, page_size, from..pages);
+                self.look(snapshot, from..pages);
             }
             let next = self.runs.partition_point(|run| run.end <= from);
             if let Some(run) = self.runs.get(next) {
@@ -74,9 +66,16 @@ impl Touched {
         None
     }
 
-    fn look(&mut self, memory: &Memory, page_size: PageSize, pages: Range<usize>) {
+    fn look(&mut self, snapshot: &Snapshot, pages: Range<usize>) {
         self.runs.clear();
-        let end = if let Some(look) = memory.look(pages.clone(), page_size) {
+        let core = snapshot.core();
+        let end = if let Some(frozen) = snapshot.frozen() {
+            // The file says itself what it holds.
+            let held = frozen.next_held(pages.start);
+            let end = held.as_ref().map_or(pages.end, |held| held.end);
+            self.runs.extend(held);
+            end
+        } else if let Some(look) = core.memory().look(pages.clone(), core.page_size()) {
             self.runs.extend_from_slice(look.runs());
             look.end
         } else {

@@ -4,22 +4,32 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::pagemap::{self, Look};
+use super::views::Views;
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sys::Populate;
 
 /// Pages that one call asks about whether they are in memory.
 const RESIDENCY: usize = 512;
 
-/// Zero-filled pages, private to the process, without a reservation of swap or memory.
+/// Pages, zero-filled at first, without a reservation of swap or memory.
 pub(crate) struct Memory {
-    _map: MmapRaw,
+    owner: Owner,
     start: *mut u8,
     len: usize,
+}
+
+/// What the memory is a part of, and lives as long as.
+enum Owner {
+    /// A mapping of its own, private to the process.
+    Map { _map: MmapRaw },
+    /// The live one of these views.
+    Views { _views: Arc<Views> },
 }
 
 // SAFETY: a `Memory` is an address range that it owns. Its methods say who may touch which bytes
@@ -46,10 +56,21 @@ impl Memory {
             .into();
         let start = map.as_mut_ptr();
         Ok(Self {
-            _map: map,
+            owner: Owner::Map { _map: map },
             start,
             len,
         })
+    }
+
+    /// The live one of these views.
+    pub fn of_views(views: &Arc<Views>) -> Self {
+        Self {
+            owner: Owner::Views {
+                _views: views.clone(),
+            },
+            start: views.live(),
+            len: views.len(),
+        }
     }
 
     /// Memory for an arena: `pages` pages between some that nobody may touch, so that the mapping
@@ -274,6 +295,10 @@ impl Memory {
     /// Which of these pages, at least one, the kernel holds anything of, as far as one look tells.
     /// `None` when it does not say.
     pub fn look(&self, range: Range<usize>, page_size: PageSize) -> Option<Look> {
+        if matches!(self.owner, Owner::Views { .. }) {
+            // The file may hold something where the view does not.
+            return None;
+        }
         // Mostly memory is dense, and then this costs a tenth.
         let some = range.start..range.end.min(range.start + RESIDENCY);
         let dense = self

@@ -3,19 +3,24 @@
 pub(crate) mod clock;
 mod context;
 mod copy;
+mod descriptor;
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod mappings;
+mod mark;
 mod memory;
 mod mprotect;
 mod pagemap;
 pub(crate) mod signal;
 pub(crate) mod thread;
 pub(crate) mod userfaultfd;
+mod views;
 mod zeroed;
 
+pub(crate) use mark::Mark;
 pub(crate) use memory::Memory;
+pub(crate) use views::{Branch, Views};
 pub(crate) use zeroed::Zeroed;
 
 /// Writes a fixed text to standard error and aborts: for the fault path, which can do nothing else.

@@ -12,7 +12,7 @@
 use std::ops::Range;
 use std::os::fd::RawFd;
 
-use crate::page::{PageIndex, PageSize};
+use crate::page::{PageIndex, PageRange, PageSize};
 
 // linux/fs.h, since Linux 6.7
 #[repr(C)]
@@ -45,6 +45,10 @@ const SWAPPED: u64 = 1 << 4;
 
 /// Bits of an entry, where the kernel offers no scan: present, swapped.
 const ENTRY_HELD: u64 = 1 << 63 | 1 << 62;
+/// The page is a file's, or shared.
+const ENTRY_OF_FILE: u64 = 1 << 61;
+/// Entries that are read at one time.
+const ENTRIES: usize = 512;
 
 /// Most runs of a look.
 pub(crate) const MOST_RUNS: usize = 32;
@@ -122,6 +126,34 @@ pub(super) fn first(
     Some(look.runs().first().map(|run| PageIndex::new(run.start)))
 }
 
+/// Calls `found` with each of these pages, of a private mapping of a file that begins at `base`,
+/// that has a copy of its own: that is, which was stored to. `false` when the system does not say,
+/// or not of all.
+pub(super) fn private(
+    base: *const u8,
+    page_size: PageSize,
+    pages: PageRange,
+    mut found: impl FnMut(PageIndex),
+) -> bool {
+    let Some(pagemap) = Pagemap::open() else {
+        return false;
+    };
+    let base = base as usize / page_size.bytes();
+    let mut entries = [0u64; ENTRIES];
+    for (_, some) in pages.parts(ENTRIES) {
+        let entries = &mut entries[..some.count().get()];
+        if !pagemap.read(base + some.start(), entries) {
+            return false;
+        }
+        for (page, entry) in some.iter().zip(entries) {
+            if *entry & ENTRY_HELD != 0 && *entry & ENTRY_OF_FILE == 0 {
+                found(page);
+            }
+        }
+    }
+    true
+}
+
 /// The open file.
 struct Pagemap(RawFd);
 
@@ -179,27 +211,32 @@ impl Pagemap {
 
     /// One entry for each page.
     fn entries(&self, base: *const u8, page_size: PageSize, range: Range<usize>) -> Option<Look> {
-        const SOME: usize = 512;
         let base = base as usize / page_size.bytes();
         let mut look = Look::new(range.start);
+        let mut entries = [0u64; ENTRIES];
         while look.end < range.end && look.pages < MOST_PAGES {
-            let mut entries = [0u64; SOME];
-            let some = SOME.min(range.end - look.end);
-            let bytes = some * size_of::<u64>();
-            let offset = ((base + look.end) * size_of::<u64>()) as libc::off_t;
-            // SAFETY: the buffer has as many bytes.
-            let read = unsafe { libc::pread(self.0, entries.as_mut_ptr().cast(), bytes, offset) };
-            if usize::try_from(read) != Ok(bytes) {
+            let some = ENTRIES.min(range.end - look.end);
+            let entries = &mut entries[..some];
+            if !self.read(base + look.end, entries) {
                 return None;
             }
-            for entry in &entries[..some] {
-                if entry & ENTRY_HELD != 0 && !look.add(look.end..look.end + 1) {
+            for entry in entries {
+                if *entry & ENTRY_HELD != 0 && !look.add(look.end..look.end + 1) {
                     return Some(look);
                 }
                 look.end += 1;
             }
         }
         Some(look)
+    }
+
+    /// Reads the entries of pages from this one on, counted from address zero.
+    fn read(&self, page: usize, entries: &mut [u64]) -> bool {
+        let bytes = size_of_val(entries);
+        let offset = (page * size_of::<u64>()) as libc::off_t;
+        // SAFETY: the buffer has as many bytes.
+        let read = unsafe { libc::pread(self.0, entries.as_mut_ptr().cast(), bytes, offset) };
+        usize::try_from(read) == Ok(bytes)
     }
 }
 

@@ -1,0 +1,142 @@
+//! An arena whose snapshots are taken by remapping ([`crate::remap`]): what the process adds to it.
+//!
+//! The arena's [`Core`] is there as well. It has the guards and the numbers, and in the child of a
+//! fork it takes over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cow::core::Core;
+use crate::cow::tend::Tended;
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::page::{PageCount, PageSize};
+use crate::process::registered::Registered;
+use crate::protect::Protection;
+use crate::remap::children::{self, Since};
+use crate::remap::{Merged, Remap};
+use crate::stats::Stats;
+use crate::sys::signal::Refusal;
+use crate::sys::{self, Memory, Views};
+
+pub(crate) struct Remapped {
+    pub(super) remap: Remap,
+    pages: PageCount,
+    page_size: PageSize,
+    made: Since,
+}
+
+/// How often to look whether a guard has ended, a forked process is gone, or the system grants
+/// again what it has refused, in nanoseconds.
+const GUARDED: u64 = 10_000_000;
+const LOOKED_AT: u64 = 20_000_000;
+const REFUSED: u64 = 200_000_000;
+
+impl Remapped {
+    pub fn new(page_size: PageSize, pages: PageCount, options: &Options) -> Result<Self> {
+        let made = children::now();
+        let views = Views::new(pages, page_size, options.huge_pages);
+        let views = views.map_err(|source| Error::Reserve {
+            bytes: pages.get() * page_size.bytes(),
+            source,
+        })?;
+        Ok(Self {
+            remap: Remap::new(Arc::new(views), pages, page_size),
+            pages,
+            page_size,
+            made,
+        })
+    }
+
+    /// A core over the same memory.
+    pub fn core(&self, options: &Options) -> Result<Core> {
+        let memory = Memory::of_views(self.remap.views());
+        let engine = Protection::over(memory, self.pages, self.page_size, options)?;
+        Core::over(engine, self.page_size, self.pages, options)
+    }
+
+    /// Whether a forked process may look at the file.
+    fn is_looked_at(&self) -> bool {
+        children::any_since(self.made)
+    }
+
+    /// Freezes the memory for one more holder.
+    pub fn freeze(&self) -> Result<()> {
+        self.remap.freeze(|| self.is_looked_at())
+    }
+
+    /// Whether a snapshot takes two calls, with nothing to merge before.
+    pub fn is_ready(&self) -> bool {
+        self.remap.is_ready()
+    }
+
+    /// Pages to be merged before that, at most.
+    pub fn left(&self) -> usize {
+        self.remap.left()
+    }
+
+    /// Merges all, so that system calls can write to any page, unless somebody looks at the file.
+    /// Returns whether nobody holds it.
+    pub fn open_all(&self, core: &Core) -> Result<bool> {
+        loop {
+            let merge = || self.remap.merge_some(|| self.is_looked_at());
+            match core.unguarded(merge).transpose()? {
+                Some(Merged::Some) => {}
+                Some(Merged::Held) => return Ok(false),
+                None | Some(Merged::All | Merged::ByChild) => return Ok(true),
+            }
+        }
+    }
+
+    /// Compares what is said to be shared with the kernel's mappings. With no writer running.
+    pub fn check_invariants(&self) -> std::result::Result<(), String> {
+        self.remap.check_invariants()
+    }
+
+    /// The arena's counts: those of the core, with what is known of copies from the page tables.
+    pub fn stats(&self, core: Stats, page_size: PageSize) -> Stats {
+        let bytes = |pages: u64| pages * page_size.bytes() as u64;
+        let copies = self.remap.copies();
+        let held = bytes(copies.now);
+        Stats {
+            pages_saved: copies.ever,
+            bytes_saved: bytes(copies.ever),
+            live_snapshots: self.remap.holders() as u64,
+            store_bytes: held,
+            store_bytes_peak: bytes(copies.most),
+            store_resident_bytes: held,
+            ..core
+        }
+    }
+}
+
+impl Registered {
+    /// A step of what is to be done for the arena between snapshots.
+    pub fn tend_once(&self) -> Tended {
+        let Some(remapped) = self.remap() else {
+            return self.core().tend_once();
+        };
+        if self.is_abandoned() {
+            return Tended::Idle;
+        }
+        if !sys::signal::is_installed(Refusal::Mapping) {
+            // Stores to what is being merged could not wait.
+            return Tended::Later(REFUSED);
+        }
+        let merge = || remapped.remap.merge_some(|| remapped.is_looked_at());
+        match self.core().unguarded(merge) {
+            None => Tended::Later(GUARDED),
+            Some(Ok(Merged::Some)) => Tended::More,
+            Some(Ok(Merged::All | Merged::Held)) => Tended::Idle,
+            Some(Ok(Merged::ByChild)) => Tended::Later(LOOKED_AT),
+            Some(Err(_)) => Tended::Later(REFUSED),
+        }
+    }
+
+    /// Steps until nothing is left to do now, or the budget is used up.
+    pub fn tend(&self, budget: Duration) {
+        let begin = sys::clock::now();
+        let budget = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
+        while self.tend_once() == Tended::More && sys::clock::since(begin) < budget {}
+    }
+}

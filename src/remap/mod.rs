@@ -1,0 +1,137 @@
+//! Freezing by remapping: the kernel's own copy-on-write keeps what was, and nothing is armed.
+//!
+//! Live memory is a view of a file. Two system calls [freeze] it, whatever its size: the first
+//! moves its page tables to another address, where they are the snapshot; the second makes the live
+//! view a private one, so that a store to it gets a page of its own, and the file stays as it is.
+//! Once nobody looks at the file any more, [merge] brings the pages that were stored to meanwhile
+//! back into it, slice by slice, until all of the live view is shared again.
+//!
+//! ```text
+//!              freeze                     the last holder goes
+//!   shared -------------> frozen, held -------------------------> frozen, not held
+//!     ^                        ^                                     |         |
+//!     |                        '---- freeze, while all of it --------'         |
+//!     |                               is still unwritten                       |
+//!     |                                                                        v
+//!     '---- the last slice ---- merging: pages below a border are shared <-- merge
+//!                                   |
+//!                                   '--> frozen, not held: a fork
+//! ```
+//!
+//! - *Holders* are snapshots, views and branches: all that looks at the file. A held file does not
+//!   change: only merging stores to it, and shared pages of the live view, and with a holder there
+//!   are neither.
+//! - *A fork* freezes what is shared, so that parent and child have private views of one file. The
+//!   parent's does not change while a process that was forked looks at it ([`children`]). The child
+//!   does not merge: it goes on with another engine.
+//! - *While a slice is merged* stores to it are refused, and wait for the end of it
+//!   ([`Remap::refused`]). At all other times a store needs nobody's help.
+//!
+//! Nothing here allocates but the list of branches. Holding it still is the caller's: [`freeze`](Remap::freeze) and
+//! [`merge`](Remap::merge_some) take the state's lock for themselves, a fork keeps it.
+
+mod freeze;
+mod merge;
+#[cfg(not(loom))]
+mod still;
+
+#[cfg(not(loom))]
+pub(crate) mod children;
+#[cfg(all(test, loom))]
+mod models;
+
+// These order nothing, so they are plain in models too.
+use std::sync::atomic::AtomicBool as PlainBool;
+use std::sync::atomic::AtomicU64 as Plain64;
+
+pub(crate) use self::merge::Merged;
+#[cfg(not(loom))]
+pub(crate) use self::still::Still;
+use crate::error::Error;
+use crate::page::{PageCount, PageRange, PageSize};
+use crate::sync::{Arc, AtomicU32, Mutex, MutexGuard, Ordering, lock};
+#[cfg(not(loom))]
+use crate::sys::Branch;
+use crate::sys::{ProtectError, Views};
+
+pub(crate) struct Remap {
+    views: Arc<Views>,
+    page_size: PageSize,
+    pages: PageCount,
+    state: Mutex<State>,
+    /// The slice that is being merged: its number and one; or 0.
+    merging: AtomicU32,
+    /// Slices whose merging was begun.
+    slices: Plain64,
+    /// Copies of pages that merging found, and the most that there were at one time.
+    copies: Plain64,
+    most_copies: Plain64,
+    /// In the child of a fork: another engine has taken over.
+    forsaken: PlainBool,
+}
+
+pub(crate) struct State {
+    /// The pages below are shared, the others private.
+    shared: usize,
+    /// Snapshots, views and branches that look at the file.
+    holders: usize,
+    /// Copies that were merged since the pages were last made private.
+    merged: u64,
+    /// Private views besides the live one.
+    #[cfg(not(loom))]
+    branches: Vec<Arc<Branch>>,
+}
+
+impl Remap {
+    pub fn new(views: Arc<Views>, pages: PageCount, page_size: PageSize) -> Self {
+        Self {
+            views,
+            page_size,
+            pages,
+            state: Mutex::new(State {
+                shared: pages.get(),
+                holders: 0,
+                merged: 0,
+                #[cfg(not(loom))]
+                branches: Vec::new(),
+            }),
+            merging: AtomicU32::new(0),
+            slices: Plain64::new(0),
+            copies: Plain64::new(0),
+            most_copies: Plain64::new(0),
+            forsaken: PlainBool::new(false),
+        }
+    }
+
+    pub fn views(&self) -> &Arc<Views> {
+        &self.views
+    }
+
+    /// Whether it is another engine's memory now.
+    pub fn is_forsaken(&self) -> bool {
+        self.forsaken.load(Ordering::Relaxed)
+    }
+
+    /// Slices whose merging was begun so far: if none was between two refused stores, then
+    /// somebody else has refused the second.
+    pub fn slices_begun(&self) -> u64 {
+        self.slices.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The pages that are private; none when all are shared.
+    fn private(&self, state: &State) -> Option<PageRange> {
+        let pages = self.pages.get();
+        (state.shared < pages).then(|| PageRange::from(state.shared..pages))
+    }
+}
+
+fn refused(pages: PageRange, error: ProtectError) -> Error {
+    Error::Protect {
+        pages: pages.count().get(),
+        source: error.into(),
+    }
+}

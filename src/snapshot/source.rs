@@ -1,0 +1,69 @@
+//! Where a snapshot's bytes are: in copies and live memory, or frozen in one piece.
+
+use std::sync::Arc;
+
+use crate::cow::state::ledger::Live;
+use crate::epoch::Epoch;
+use crate::error::Result;
+use crate::options::Engine;
+use crate::process::frozen::Frozen;
+use crate::snapshot::Snapshot;
+
+pub(crate) enum Source {
+    /// Copies of the pages that were written since; the others are in live memory.
+    Copies(Arc<Live>),
+    /// Memory of its own.
+    Frozen { frozen: Frozen, number: Epoch },
+}
+
+impl Source {
+    pub fn number(&self) -> Epoch {
+        match self {
+            Self::Copies(live) => live.epoch,
+            Self::Frozen { number, .. } => *number,
+        }
+    }
+
+    pub fn frozen(&self) -> Option<&Frozen> {
+        match self {
+            Self::Frozen { frozen, .. } => Some(frozen),
+            Self::Copies(_) => None,
+        }
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn source(&self) -> &Source {
+        &self.held.source
+    }
+
+    /// Its bytes, where they lie in one piece.
+    pub(crate) fn frozen(&self) -> Option<&Frozen> {
+        self.source().frozen()
+    }
+
+    /// The engine of its arena, where the process that made it is.
+    pub(crate) fn engine(&self) -> Engine {
+        match self.source() {
+            Source::Frozen { .. } => Engine::Remap,
+            Source::Copies(_) if self.core().uses_userfaultfd() => Engine::Userfaultfd,
+            Source::Copies(_) => Engine::Mprotect,
+        }
+    }
+
+    /// `Err` when it can not be read any more.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.source() {
+            Source::Copies(live) => self.core().check(live),
+            Source::Frozen { .. } => Ok(()),
+        }
+    }
+
+    /// `Err` when what was read of live memory lately may be wrong.
+    pub(crate) fn confirm(&self) -> Result<()> {
+        match self.source() {
+            Source::Copies(_) => self.core().confirm(),
+            Source::Frozen { .. } => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Files of memory, and descriptors that know their file: somebody may close a descriptor that he
+//! does not know, and the kernel gives its number out again.
+
+#![allow(unsafe_code, reason = "system calls")]
+
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::MetadataExt;
+
+pub(super) struct Descriptor {
+    file: ManuallyDrop<File>,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl Descriptor {
+    pub fn new(file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self {
+            file: ManuallyDrop::new(file),
+            identity: (metadata.dev(), metadata.ino()),
+        })
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether it is still the file's.
+    pub fn is_open(&self) -> bool {
+        self.file
+            .metadata()
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity)
+    }
+
+    /// The first bytes from `from` on that the file holds, none when it holds no more. `None` when
+    /// the system does not say.
+    pub fn data(&self, from: usize) -> Option<Range<usize>> {
+        let start = self.seek(from, libc::SEEK_DATA)?.unwrap_or(from);
+        let end = self.seek(start, libc::SEEK_HOLE)?.unwrap_or(start);
+        // It was the file that was asked.
+        self.is_open().then_some(start..end)
+    }
+
+    /// `Some(None)` when there is no such place.
+    fn seek(&self, from: usize, what: libc::c_int) -> Option<Option<usize>> {
+        let from = libc::off_t::try_from(from).ok()?;
+        // SAFETY: a plain system call.
+        let found = unsafe { libc::lseek(self.file.as_raw_fd(), from, what) };
+        match usize::try_from(found) {
+            Ok(found) => Some(Some(found)),
+            Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => Some(None),
+            Err(_) => None,
+        }
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if self.is_open() {
+            // SAFETY: not used any more.
+            unsafe { ManuallyDrop::drop(&mut self.file) };
+        }
+    }
+}
+
+/// A file of zeros in memory, which is gone when its last descriptor and mapping are.
+pub(super) fn file_of_memory(len: u64, flags: libc::c_uint) -> io::Result<File> {
+    let flags = libc::MFD_CLOEXEC | flags;
+    // SAFETY: a name that ends in zero; returns a descriptor.
+    let descriptor = unsafe { libc::memfd_create(c"pagecow".as_ptr(), flags) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: open, and nobody else's.
+    let file = unsafe { File::from_raw_fd(descriptor) };
+    file.set_len(len)?;
+    Ok(file)
+}

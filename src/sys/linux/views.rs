@@ -1,0 +1,360 @@
+//! Three views of one file in memory, for the engine that remaps.
+//!
+//! - *live*: what the program stores to. Each page of it is *shared* (it is the file's), or
+//!   *private* (of the kernel's own copy-on-write: the file's until it is stored to, a copy after).
+//! - *frozen*: the file, at another address. Once the live view is private it does not change, and
+//!   nobody stores to it but [`Views::copy_down`].
+//! - *spare*: a private view that nobody ever touches. Views are made private by moving its page
+//!   tables, of which it has none, so that no descriptor is needed for it.
+//!
+//! `mremap(2)` with `MREMAP_DONTUNMAP` (for any mapping since Linux 5.13) moves page tables, whole
+//! ones where both addresses allow it, and leaves the mapping that it took them from as it was,
+//! with none. So nothing here leaves a hole into which somebody else's mapping could be put.
+//!
+//! All views are kept out of children (`MADV_DONTFORK`) but for those of a fork that is known of:
+//! the child of a `clone` that nobody saw crashes instead of storing to its parent's memory.
+
+#![allow(unsafe_code, reason = "mappings that the kernel is told to move")]
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::descriptor::{self, Descriptor};
+use super::pagemap;
+use crate::page::{PageCount, PageIndex, PageRange, PageSize};
+use crate::sys::{Permission, ProtectError, die};
+
+/// From how many bytes on a file keeps its descriptor, by which the kernel tells what it holds.
+const LARGE: usize = 4 << 20;
+
+pub(crate) struct Views {
+    /// The views are in it, with some bytes between them that nobody may touch.
+    _reserved: MmapRaw,
+    live: *mut u8,
+    frozen: *mut u8,
+    spare: *mut u8,
+    len: usize,
+    page_size: PageSize,
+    /// Of large ones only: a process may have a thousand descriptors.
+    file: Option<Descriptor>,
+}
+
+// SAFETY: address ranges that it owns. Its methods say who may touch which bytes when; none of them
+// depends on the thread.
+unsafe impl Send for Views {}
+// SAFETY: as above.
+unsafe impl Sync for Views {}
+
+/// One more private view of the file.
+pub(crate) struct Branch {
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: owns its bytes, as a `Box<[u8]>` does.
+unsafe impl Send for Branch {}
+// SAFETY: as above.
+unsafe impl Sync for Branch {}
+
+impl Views {
+    /// Zero-filled, the live view shared.
+    pub fn new(pages: PageCount, page_size: PageSize, in_huge_pages: bool) -> io::Result<Self> {
+        let bytes = page_size.bytes();
+        let len = pages.get() * bytes;
+        let alignment = alignment_for(len, page_size);
+        // Each view is followed by a page at least that nobody may touch.
+        let stride = (len + bytes).next_multiple_of(alignment);
+        let all = stride
+            .checked_mul(3)
+            .and_then(|all| all.checked_add(alignment + bytes))
+            .filter(|all| isize::try_from(*all).is_ok())
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut options = MmapOptions::new();
+        let reserved: MmapRaw = options.len(all).no_reserve_swap().map_anon()?.into();
+        let start = reserved.as_mut_ptr();
+        // SAFETY: the mapping that was just made and that nobody uses.
+        check(unsafe { libc::mprotect(start.cast(), all, libc::PROT_NONE) })?;
+        let frozen = start.wrapping_add(bytes);
+        let frozen = frozen.wrapping_add(frozen.align_offset(alignment));
+        let file = descriptor::file_of_memory(len as u64, 0)?;
+        let mut views = Self {
+            _reserved: reserved,
+            frozen,
+            spare: frozen.wrapping_add(stride),
+            live: frozen.wrapping_add(2 * stride),
+            len,
+            page_size,
+            file: None,
+        };
+        views.map(views.live, libc::MAP_SHARED, &file)?;
+        views.map(views.spare, libc::MAP_PRIVATE, &file)?;
+        for view in [views.live, views.spare] {
+            // Both keep it wherever their page tables are moved to.
+            // SAFETY: a view that was just made; the advice does not change contents.
+            check(unsafe { libc::madvise(view.cast(), len, libc::MADV_DONTFORK) })?;
+            if in_huge_pages {
+                // A system without them refuses, which is as good.
+                // SAFETY: as above.
+                unsafe { libc::madvise(view.cast(), len, libc::MADV_HUGEPAGE) };
+            }
+        }
+        if len >= LARGE {
+            views.file = Some(Descriptor::new(file)?);
+        }
+        Ok(views)
+    }
+
+    /// Whether the system can do all of this.
+    pub fn probe() -> io::Result<()> {
+        let pages = PageCount::new(1);
+        let page_size = PageSize::host();
+        let views = Self::new(pages, page_size, false)?;
+        views.freeze(PageRange::all(pages))?;
+        views.branch()?;
+        views.protect(PageRange::all(pages), Permission::ReadOnly)?;
+        views.share(PageRange::all(pages))?;
+        Ok(())
+    }
+
+    /// Puts a view of the whole file at an address of the reservation.
+    fn map(&self, view: *mut u8, kind: libc::c_int, file: &File) -> io::Result<()> {
+        let flags = kind | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let file = file.as_raw_fd();
+        // SAFETY: `len` bytes of the reservation that nobody uses yet (the caller's).
+        let mapped = unsafe { libc::mmap(view.cast(), self.len, access, flags, file, 0) };
+        mapped_at(mapped)
+    }
+
+    pub fn live(&self) -> *mut u8 {
+        self.live
+    }
+
+    /// The file's bytes; to be read only once the live view was made private.
+    pub fn frozen(&self) -> *const u8 {
+        self.frozen
+    }
+
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes pages of the live view, all of which are shared, private: what was stored to them by
+    /// the time of the second call is the file's, what is stored later is not. When it is refused
+    /// the pages are as they were.
+    pub fn freeze(&self, pages: PageRange) -> Result<(), ProtectError> {
+        let (offset, len) = self.bytes_of(pages);
+        let at = |view: *mut u8| view.wrapping_add(offset);
+        // In between, stores go to the file through the shared view, which has to fault them in.
+        move_tables(at(self.live), at(self.frozen), len)?;
+        move_tables(at(self.spare), at(self.live), len).inspect_err(|_| {
+            if move_tables(at(self.frozen), at(self.live), len).is_err() {
+                die("pagecow: cannot undo half of a snapshot\n");
+            }
+        })
+    }
+
+    /// The permission of private pages of the live view.
+    pub fn protect(&self, pages: PageRange, permission: Permission) -> Result<(), ProtectError> {
+        let (offset, len) = self.bytes_of(pages);
+        let access = match permission {
+            Permission::ReadOnly => libc::PROT_READ,
+            Permission::Writable => libc::PROT_READ | libc::PROT_WRITE,
+        };
+        let start = self.live.wrapping_add(offset);
+        // SAFETY: inside the live view; contents stay.
+        let result = unsafe { libc::mprotect(start.cast(), len, access) };
+        check(result).map_err(|error| refused(&error))
+    }
+
+    /// Calls `found` with each of these private pages of the live view that has a copy of its own;
+    /// with each that differs from the file where the system does not say.
+    pub fn copied(&self, pages: PageRange, mut found: impl FnMut(PageIndex)) {
+        let listed = pagemap::private(self.live, self.page_size, pages, &mut found);
+        if !listed {
+            for page in pages.iter().filter(|page| self.differs(*page)) {
+                found(page);
+            }
+        }
+    }
+
+    fn differs(&self, page: PageIndex) -> bool {
+        let offset = self.page_size.offset_of(page);
+        let words = self.page_size.bytes() / size_of::<u64>();
+        let live = self.live.wrapping_add(offset).cast::<u64>();
+        let frozen = self.frozen.wrapping_add(offset).cast::<u64>();
+        (0..words).any(|word| {
+            // SAFETY: inside the view and aligned; volatile, since others may store meanwhile.
+            let one = unsafe { live.wrapping_add(word).read_volatile() };
+            // SAFETY: as above.
+            one != unsafe { frozen.wrapping_add(word).read_volatile() }
+        })
+    }
+
+    /// Copies a page of the live view, to which nobody can store, into the file, which nobody
+    /// reads.
+    pub fn copy_down(&self, page: PageIndex) {
+        let offset = self.page_size.offset_of(page);
+        let from = self.live.wrapping_add(offset);
+        let to = self.frozen.wrapping_add(offset);
+        // SAFETY: pages of two different views, aligned; nobody stores to the one and nobody uses
+        // the other (this function's contract).
+        unsafe { super::copy::page(to, from, self.page_size.bytes()) };
+    }
+
+    /// Makes private pages of the live view, which hold the same as the file and to which nobody
+    /// can store, shared and writable.
+    pub fn share(&self, pages: PageRange) -> Result<(), ProtectError> {
+        let (offset, len) = self.bytes_of(pages);
+        let (from, to) = (
+            self.frozen.wrapping_add(offset),
+            self.live.wrapping_add(offset),
+        );
+        move_tables(from, to, len)
+    }
+
+    /// Whether children of a fork get the views, those from `branches` too.
+    pub fn inherit<'a>(&self, inherited: bool, branches: impl Iterator<Item = &'a Branch>) {
+        let advice = if inherited {
+            libc::MADV_DOFORK
+        } else {
+            libc::MADV_DONTFORK
+        };
+        let own = [self.live, self.frozen, self.spare].map(|view| (view, self.len));
+        let branches = branches.map(|branch| (branch.start, branch.len));
+        for (start, len) in own.into_iter().chain(branches) {
+            // What a child lacks it cannot use, and no byte of it is wrong. The view of the file
+            // is reserved memory at first, which may be advised too.
+            // SAFETY: whole views; the advice does not change contents.
+            unsafe { libc::madvise(start.cast(), len, advice) };
+        }
+    }
+
+    /// In a child that did not get the views: keeps others' mappings out of where they would be.
+    pub fn fence_off(&self) {
+        let flags =
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        for view in [self.live, self.frozen, self.spare] {
+            // SAFETY: addresses of the reservation at which nothing is mapped.
+            unsafe { libc::mmap(view.cast(), self.len, libc::PROT_NONE, flags, -1, 0) };
+        }
+    }
+
+    /// A further private view of the file, which must not change for as long as it lives.
+    pub fn branch(&self) -> io::Result<Branch> {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
+        // SAFETY: the spare view, which has no pages to move; the kernel chooses the address.
+        let start = unsafe { libc::mremap(self.spare.cast(), self.len, self.len, flags) };
+        mapped_at(start)?;
+        Ok(Branch {
+            start: start.cast(),
+            len: self.len,
+        })
+    }
+
+    /// The first run of pages of the file, from `page` on, that hold anything; `None` when there is
+    /// none. All pages count where the system does not say. While nobody stores to the file.
+    pub fn next_held(&self, page: usize) -> Option<Range<usize>> {
+        let bytes = self.page_size.bytes();
+        let pages = self.len / bytes;
+        if page >= pages {
+            return None;
+        }
+        let held = self.file.as_ref().and_then(|file| file.data(page * bytes));
+        match held {
+            Some(data) if data.is_empty() => None,
+            Some(data) => Some((data.start / bytes).max(page)..data.end.div_ceil(bytes).min(pages)),
+            None => Some(page..pages),
+        }
+    }
+
+    /// For checks: which pages of the live view are shared, one value a page. All have to be
+    /// writable.
+    pub fn shared_pages(&self) -> Result<Vec<bool>, String> {
+        let bytes = self.page_size.bytes();
+        let start = self.live as usize;
+        let mut shared = Vec::new();
+        let regions = region::query_range(self.live, self.len).map_err(|error| error.to_string())?;
+        for region in regions {
+            let region = region.map_err(|error| error.to_string())?;
+            let range = region.as_range();
+            if !region.protection().contains(region::Protection::READ_WRITE) {
+                return Err(format!("{range:x?} is not writable"));
+            }
+            let pages = range.end.min(start + self.len) - range.start.max(start);
+            shared.extend(std::iter::repeat_n(region.is_shared(), pages / bytes));
+        }
+        Ok(shared)
+    }
+
+    /// Offset and length.
+    fn bytes_of(&self, pages: PageRange) -> (usize, usize) {
+        let offset = self.page_size.offset_of(pages.first());
+        let len = pages.count().get() * self.page_size.bytes();
+        debug_assert!(offset + len <= self.len);
+        (offset, len)
+    }
+}
+
+impl Branch {
+    pub fn start(&self) -> *mut u8 {
+        self.start
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Branch {
+    fn drop(&mut self) {
+        // SAFETY: a mapping of its own, which nobody uses any more.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// Both addresses at a multiple of the memory that a table of page tables stands for, if the view
+/// is that long, so that it is moved whole.
+fn alignment_for(len: usize, page_size: PageSize) -> usize {
+    let bytes = page_size.bytes();
+    let table = page_size.pages_of_table();
+    let sizes = [bytes * table * table, bytes * table];
+    let fitting = sizes.into_iter().find(|size| len >= *size);
+    fitting.unwrap_or(bytes)
+}
+
+/// Moves the page tables of one view to another, which is replaced and becomes of the same kind;
+/// the one that they are taken from stays, without any.
+fn move_tables(from: *mut u8, to: *mut u8, len: usize) -> Result<(), ProtectError> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+    // SAFETY: both ranges are inside our own reservation, and what the target held is not needed
+    // any more (the callers').
+    let moved = unsafe { libc::mremap(from.cast(), len, len, flags, to.cast::<libc::c_void>()) };
+    mapped_at(moved).map_err(|error| refused(&error))
+}
+
+fn mapped_at(address: *mut libc::c_void) -> io::Result<()> {
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn refused(error: &io::Error) -> ProtectError {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => ProtectError::NoMappings,
+        number => ProtectError::Refused(number.unwrap_or(0)),
+    }
+}
