@@ -109,15 +109,6 @@ pub enum Error {
     /// the snapshot would wait for ever. No snapshot was taken, and nothing was lost. Drop the
     /// guard first.
     GuardHeld,
-    /// When a snapshot is taken with [`Engine::Remap`], which takes one at a time: something was
-    /// stored since an older one that lives (or a view or a branch of it does), or a forked process
-    /// still has the memory as it was at its fork. No snapshot was taken, and nothing was lost.
-    /// Drop the older one or wait for the process; or use [`Engine::Mprotect`] or
-    /// [`Engine::Userfaultfd`], whose snapshots overlap as they like.
-    Busy {
-        /// Whether it is a forked process that is in the way.
-        by_child: bool,
-    },
     /// When a [`Snapshotter`](crate::Snapshotter) or a [`Pending`](crate::Pending) is used: its
     /// arena was dropped, so no further snapshot of it can be taken. Those that live can still be
     /// read. Drop what was used, and keep the arena for as long as snapshots are wanted.
@@ -195,18 +186,6 @@ impl fmt::Display for Error {
                 "this thread holds a writable() guard, for which the snapshot would wait for ever; \
                  drop the guard first",
             ),
-            Self::Busy { by_child } => {
-                let (who, what) = if *by_child {
-                    ("a forked process still has the memory as it was", "wait for it")
-                } else {
-                    ("an older snapshot, view or branch lives", "drop it")
-                };
-                write!(
-                    f,
-                    "{who}, and the engine Remap takes one snapshot at a time; {what}, or make the \
-                     arena with Engine::Mprotect or Engine::Userfaultfd"
-                )
-            }
             Self::ArenaDropped => f.write_str(
                 "the arena was dropped, so no further snapshot of it can be taken; \
                  keep the arena for as long as snapshots are wanted",
@@ -272,7 +251,7 @@ mod tests {
         let (one, two, three) = (1111, 2222, 3333);
         let window = Window::Fixed(0);
         let engine = Engine::Userfaultfd;
-        let cases: [(Error, &[&str]); 17] = [
+        let cases: [(Error, &[&str]); 15] = [
             (
                 Error::Size {
                     bytes: one,
@@ -321,8 +300,6 @@ mod tests {
             (Error::HandlerReplaced, &["SIGSEGV"]),
             (Error::SignalMasked, &["SIGSEGV"]),
             (Error::GuardHeld, &["writable()"]),
-            (Error::Busy { by_child: false }, &["older", "Mprotect"]),
-            (Error::Busy { by_child: true }, &["forked", "wait"]),
             (Error::ArenaDropped, &["dropped"]),
             (
                 Error::StoreExhausted {

@@ -19,10 +19,12 @@ pub enum Engine {
     Userfaultfd,
     /// `mremap(2)` and the kernel's own copy-on-write: a snapshot is taken by two system calls,
     /// whatever the size, nothing is armed, and system calls may write into the arena at any time
-    /// but while it is merged. A snapshot is memory that lies in one piece. It takes one snapshot
-    /// at a time: another one while it lives only if nothing was stored in between
-    /// ([`Error::Busy`](crate::Error::Busy)). When it is gone, what was written meanwhile is merged
-    /// in the background. Needs Linux 5.13 or later.
+    /// but while it is merged. A snapshot is memory that lies in one piece, of which
+    /// [views](crate::Snapshot::view) and [branches](crate::Snapshot::branch) cost nothing. When
+    /// the last of them is gone, what was written meanwhile is merged in the background. It takes
+    /// one snapshot at a time: another one while it lives is the same one if nothing was stored in
+    /// between, and else it is taken as with [`Mprotect`](Self::Mprotect). Needs Linux 5.13 or
+    /// later.
     Remap,
 }
 
@@ -91,7 +93,10 @@ impl fmt::Display for ParseEngineError {
         let (last, others) = names.split_last().expect("there are engines");
         let others = others.join(", ");
         let name = &self.name;
-        write!(f, "no engine is called {name:?}; ask for {others} or {last}")
+        write!(
+            f,
+            "no engine is called {name:?}; ask for {others} or {last}"
+        )
     }
 }
 

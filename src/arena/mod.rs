@@ -208,7 +208,7 @@ impl Arena {
     #[doc(hidden)]
     pub fn check_invariants(&self) -> Result<(), String> {
         match self.registered.remap() {
-            Some(remapped) => remapped.check_invariants(),
+            Some(remapped) => remapped.check_invariants(self.core()),
             None => self.core().check_invariants(),
         }
     }

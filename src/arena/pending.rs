@@ -9,7 +9,7 @@ use crate::cow::prepare::Preparation;
 use crate::error::Error;
 use crate::process::frozen::Frozen;
 use crate::process::registered::Registered;
-use crate::process::remapped::Remapped;
+use crate::process::remapped::{Loan, Remapped};
 use crate::snapshot::Snapshot;
 
 /// A snapshot on its way.
@@ -45,6 +45,8 @@ use crate::snapshot::Snapshot;
 pub struct Pending {
     registered: Weak<Registered>,
     preparation: Preparation,
+    /// Of an arena that is remapped, where its core takes this snapshot.
+    loan: Option<Loan>,
 }
 
 /// What a commit would have to do now; from [`Pending::left`].
@@ -74,15 +76,26 @@ impl Arena {
 }
 
 impl Pending {
+    /// Of an arena whose snapshot is to be taken by remapping.
+    fn remapped<'a>(&self, registered: &'a Registered) -> Option<&'a Remapped> {
+        registered.remap().filter(|_| self.loan.is_none())
+    }
+
     pub(super) fn new(registered: &Arc<Registered>) -> Result<Self, Error> {
         registered.check_handler()?;
         if guard::held_by_this_thread() {
             return Err(Error::GuardHeld);
         }
-        if registered.remap().is_none() {
-            registered.core().reserve()?;
-        }
+        let loan = match registered.remap() {
+            Some(remapped) if remapped.can_freeze() => None,
+            _ => {
+                let loan = Loan::new(registered)?;
+                registered.core().reserve()?;
+                loan
+            }
+        };
         Ok(Self {
+            loan,
             registered: Arc::downgrade(registered),
             preparation: Preparation::new(),
         })
@@ -111,24 +124,26 @@ impl Pending {
     /// which it would wait in vain.
     pub fn step(&mut self, budget: Duration) -> Result<(), Error> {
         let registered = Registered::upgrade(&self.registered)?;
-        if registered.remap().is_some() {
+        if self.remapped(&registered).is_some() {
+            if guard::held_by_this_thread() {
+                return Err(Error::GuardHeld);
+            }
             registered.tend(budget);
             return Ok(());
         }
-        registered
-            .core()
-            .arm_ahead(&mut self.preparation, budget)
+        registered.core().arm_ahead(&mut self.preparation, budget)
     }
 
     /// Whether so little is left, at most 512 pages in 32 runs, that [`commit`](Self::commit) will
     /// stop writers for about a tenth of a millisecond. Writers may undo it at any time. Also when
     /// the arena is gone.
     pub fn is_ready(&self) -> bool {
-        Registered::upgrade(&self.registered)
-            .map_or(true, |registered| match registered.remap() {
+        Registered::upgrade(&self.registered).map_or(true, |registered| {
+            match self.remapped(&registered) {
                 Some(remapped) => remapped.is_ready(),
                 None => registered.core().is_ready(),
-            })
+            }
+        })
     }
 
     /// Whether further steps would not help: pages are dirtied as fast as steps arm them, or the
@@ -146,7 +161,7 @@ impl Pending {
         let Ok(registered) = Registered::upgrade(&self.registered) else {
             return Left::default();
         };
-        if let Some(remapped) = registered.remap() {
+        if let Some(remapped) = self.remapped(&registered) {
             // What is merged before a snapshot can be taken: those who wait, wait for a slice.
             return Left {
                 pages: remapped.left(),
@@ -176,8 +191,12 @@ impl Pending {
         // Dropped without an arena, it gives nothing back.
         let registered = Registered::upgrade(&std::mem::take(&mut self.registered))?;
         registered.check_handler()?;
-        if let Some(remapped) = registered.remap() {
-            return freeze(&registered, remapped);
+        let mut _loan = None;
+        if self.loan.is_none() {
+            if let Some(snapshot) = freeze(&registered)? {
+                return Ok(snapshot);
+            }
+            _loan = Loan::new(&registered)?;
         }
         let committed = registered.core().commit()?;
         Ok(Snapshot::new(registered, &self.preparation, committed))
@@ -188,7 +207,7 @@ impl Drop for Pending {
     /// Frames that were made resident for the snapshot are not needed when it was given up.
     fn drop(&mut self) {
         if let Ok(registered) = Registered::upgrade(&self.registered)
-            && registered.remap().is_none()
+            && self.remapped(&registered).is_none()
         {
             registered.core().trim();
         }
@@ -198,14 +217,19 @@ impl Drop for Pending {
 /// Prepares, arms and commits in one call.
 pub(super) fn take_snapshot(registered: &Arc<Registered>) -> Result<Snapshot, Error> {
     registered.check_handler()?;
-    if let Some(remapped) = registered.remap() {
-        return freeze(registered, remapped);
+    if let Some(snapshot) = freeze(registered)? {
+        return Ok(snapshot);
     }
+    let _loan = Loan::new(registered)?;
     let (preparation, committed) = registered.core().take()?;
     Ok(Snapshot::new(registered.clone(), &preparation, committed))
 }
 
-fn freeze(registered: &Arc<Registered>, remapped: &Remapped) -> Result<Snapshot, Error> {
-    let (frozen, taken) = Frozen::take(registered, remapped)?;
-    Ok(Snapshot::of_frozen(registered.clone(), frozen, &taken))
+/// A snapshot by remapping; `None` where the arena's core takes it.
+fn freeze(registered: &Arc<Registered>) -> Result<Option<Snapshot>, Error> {
+    let Some(remapped) = registered.remap() else {
+        return Ok(None);
+    };
+    let taken = Frozen::take(registered, remapped)?;
+    Ok(taken.map(|(frozen, taken)| Snapshot::of_frozen(registered.clone(), frozen, &taken)))
 }

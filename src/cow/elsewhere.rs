@@ -2,9 +2,11 @@
 //! saved here, but numbers, guards and counts are the same ones.
 
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Ledger;
 use crate::epoch::Epoch;
 use crate::error::Result;
-use crate::sys;
+use crate::page::PageIndex;
+use crate::sys::{self, Populate};
 
 /// A snapshot that was taken elsewhere. Times are in nanoseconds.
 pub(crate) struct Elsewhere {
@@ -15,12 +17,37 @@ pub(crate) struct Elsewhere {
     pub guards_ns: u64,
 }
 
+/// An arena of which no guard lives, and none begins.
+pub(crate) struct Unguarded<'a> {
+    core: &'a Core,
+    ledger: &'a Ledger,
+}
+
+impl Unguarded<'_> {
+    /// Makes sure that no page is armed; `false` when a snapshot lives that needs them armed.
+    pub fn open_all(&self) -> Result<bool> {
+        if !self.ledger.live.is_empty() {
+            return Ok(false);
+        }
+        self.core.open_with(self.ledger)?;
+        Ok(true)
+    }
+}
+
 impl Core {
-    /// Has a snapshot taken once no guard lives, and numbers it. No guard begins meanwhile.
-    pub fn take_elsewhere(&self, take: impl FnOnce() -> Result<()>) -> Result<Elsewhere> {
-        let (_ledger, guards_ns) = self.ledger_without_guard()?;
+    /// Has a snapshot taken once no guard lives, and numbers it; `None` when `take` says that it
+    /// cannot.
+    pub fn take_elsewhere(
+        &self,
+        take: impl FnOnce(&Unguarded<'_>) -> Result<bool>,
+    ) -> Result<Option<Elsewhere>> {
+        let (ledger, guards_ns) = self.ledger_without_guard()?;
+        let core = self;
         let begin = sys::clock::now();
-        take()?;
+        let ledger = &ledger;
+        if !take(&Unguarded { core, ledger })? {
+            return Ok(None);
+        }
         let took_ns = sys::clock::since(begin);
         let number = self.epoch().next();
         // Nobody is to be stopped: it is for `set_epoch`.
@@ -30,27 +57,24 @@ impl Core {
         self.gate.open();
         drop(masked);
         self.counters.committed(took_ns);
-        Ok(Elsewhere {
+        Ok(Some(Elsewhere {
             number,
             took_ns,
             guards_ns,
-        })
+        }))
     }
 
-    /// Acts while no guard lives and none begins; `None` when one lives.
-    pub fn unguarded<R>(&self, act: impl FnOnce() -> R) -> Option<R> {
-        let ledger = self.ledger();
-        (!ledger.guards.any()).then(act)
+    /// Acts while no guard lives; `None` when one does.
+    pub fn unguarded<R>(&self, act: impl FnOnce(&Unguarded<'_>) -> R) -> Option<R> {
+        let (core, ledger) = (self, &*self.ledger());
+        (!ledger.guards.any()).then(|| act(&Unguarded { core, ledger }))
     }
 
-    /// In the child of a fork, where snapshots are taken here from now on: its memory is private,
-    /// of one mapping, and all of it is open.
-    pub fn take_over(&self) {
-        // Before it is ever protected, so that its parts merge again.
-        self.engine.memory().populate(
-            crate::page::PageIndex::new(0).into(),
-            self.page_size,
-            sys::Populate::ByTouch,
-        );
+    /// Before any of its memory, which is of one private mapping, is armed for the first time:
+    /// after this its parts merge again. Only while no page is armed.
+    pub fn get_ready_to_arm(&self) {
+        let first = PageIndex::new(0).into();
+        let memory = self.engine.memory();
+        memory.populate(first, self.page_size, Populate::ByTouch);
     }
 }

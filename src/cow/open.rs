@@ -2,6 +2,7 @@
 //! no more faults and system calls may write to it.
 
 use crate::cow::core::Core;
+use crate::cow::state::ledger::Ledger;
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -13,13 +14,18 @@ impl Core {
         if !ledger.live.is_empty() {
             return Ok(false);
         }
+        self.open_with(&ledger)?;
+        Ok(true)
+    }
+
+    /// Opens the arena, of which no snapshot lives.
+    pub(super) fn open_with(&self, _ledger: &Ledger) -> Result<()> {
         let masked = sys::signal::Masked::new();
         self.gate.close();
         let opened = self.disarm_everything();
         self.gate.open();
         drop(masked);
-        drop(ledger);
-        opened.map(|()| true).map_err(|error| Error::Protect {
+        opened.map_err(|error| Error::Protect {
             pages: self.pages.get(),
             source: error.into(),
         })

@@ -109,13 +109,13 @@ fn after_in_child() {
         return;
     };
     held.frozen.forget_users();
-    let mut all = true;
+    let remapped = held.frozen.values().filter(|one| one.remap().is_some());
+    let mut cores = remapped.map(Registered::core);
     for still in &mut held.remapped {
-        all &= still.in_child();
-    }
-    for registered in held.frozen.values().filter(|_| all) {
-        if registered.remap_once().is_some() {
-            registered.core().take_over();
+        // In the same order.
+        let Some(core) = cores.next() else { break };
+        if still.in_child() {
+            core.get_ready_to_arm();
         }
     }
     if let Some(children) = &mut held.children {

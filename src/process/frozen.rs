@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::cow::elsewhere::Elsewhere;
 use crate::error::Result;
+use crate::page::PageIndex;
 use crate::process::registered::Registered;
 use crate::process::remapped::Remapped;
 use crate::sys;
@@ -18,11 +19,24 @@ pub(crate) struct Frozen {
 }
 
 impl Frozen {
-    /// Freezes an arena that is [remapped](Registered::remap) for that.
-    pub fn take(registered: &Arc<Registered>, remapped: &Remapped) -> Result<(Self, Elsewhere)> {
-        let taken = registered.core().take_elsewhere(|| remapped.freeze())?;
-        let registered = registered.clone();
-        Ok((Self { registered }, taken))
+    /// Freezes an arena that is [remapped](Registered::remap) for that; `None` when it cannot, so
+    /// that its core has to.
+    pub fn take(
+        registered: &Arc<Registered>,
+        remapped: &Remapped,
+    ) -> Result<Option<(Self, Elsewhere)>> {
+        let taken = registered
+            .core()
+            .take_elsewhere(|core| remapped.freeze(core))?;
+        Ok(taken.map(|taken| {
+            let registered = registered.clone();
+            (Self { registered }, taken)
+        }))
+    }
+
+    /// A snapshot of these bytes began or ended.
+    pub fn count_snapshots(&self, change: isize) {
+        self.remapped().count_snapshots(change);
     }
 
     fn remapped(&self) -> &Remapped {
@@ -46,10 +60,16 @@ impl Frozen {
         self.remapped().remap.forget(branch);
     }
 
-    /// Pages that were stored to since they were frozen.
+    /// How many pages were stored to since they were frozen.
     pub fn copies(&self) -> u64 {
         let remap = self.registered.remap();
         remap.map_or(0, |remapped| remapped.remap.copies().now)
+    }
+
+    /// Those pages; `None` where it is not known.
+    pub fn copied(&self) -> Option<Vec<PageIndex>> {
+        let remap = self.registered.remap();
+        remap.map(|remapped| remapped.remap.copied())
     }
 }
 

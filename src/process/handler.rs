@@ -66,12 +66,12 @@ impl Registered {
         let page = core.page_size().page_of(address - self.addresses().start);
         if let Some(remapped) = self.remap() {
             let waited = remapped.remap.refused(page);
-            core.count_fault(Opened::Already, sys::clock::since(begin));
-            let thread = sys::thread_number();
-            return waited
-                || self
-                    .progress
-                    .is_made(thread, page, remapped.remap.slices_begun());
+            if waited || !remapped.remap.is_lent() {
+                core.count_fault(Opened::Already, sys::clock::since(begin));
+                let thread = sys::thread_number();
+                let slices = remapped.remap.slices_begun();
+                return waited || self.progress.is_made(thread, page, slices);
+            }
         }
         let opened = core.first_write(page);
         if opened == Opened::Already {

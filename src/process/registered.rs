@@ -13,8 +13,8 @@ use crate::page::PageSize;
 use crate::process;
 use crate::process::keeper;
 use crate::process::progress::Progress;
-use crate::process::remapped::Remapped;
 use crate::process::registry::{Place, Registry};
+use crate::process::remapped::Remapped;
 use crate::stats::Stats;
 use crate::sys;
 
@@ -54,9 +54,7 @@ impl Registered {
                 let remap = Remapped::new(page_size, pages, options)?;
                 (remap.core(options)?, Some(remap))
             }
-            Engine::Mprotect | Engine::Userfaultfd => {
-                (Core::new(page_size, pages, options)?, None)
-            }
+            Engine::Mprotect | Engine::Userfaultfd => (Core::new(page_size, pages, options)?, None),
         };
         let registered = Arc::new(Self {
             core,

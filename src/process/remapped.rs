@@ -3,10 +3,12 @@
 //! The arena's [`Core`] is there as well. It has the guards and the numbers, and in the child of a
 //! fork it takes over.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::cow::core::Core;
+use crate::cow::elsewhere::Unguarded;
 use crate::cow::tend::Tended;
 use crate::error::{Error, Result};
 use crate::options::Options;
@@ -24,6 +26,42 @@ pub(crate) struct Remapped {
     pages: PageCount,
     page_size: PageSize,
     made: Since,
+    /// Frozen ones that live.
+    snapshots: AtomicUsize,
+}
+
+/// The memory of an arena on loan to its core, which takes snapshots that overlap with others.
+pub(crate) struct Loan(Weak<Registered>);
+
+impl Loan {
+    /// `None` where the memory is the core's anyway.
+    pub fn new(registered: &Arc<Registered>) -> Result<Option<Self>> {
+        let Some(remapped) = registered.remap() else {
+            return Ok(None);
+        };
+        if remapped.remap.lend()? {
+            registered.core().get_ready_to_arm();
+        }
+        Ok(Some(Self(Arc::downgrade(registered))))
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let Some(registered) = self.0.upgrade() else {
+            return;
+        };
+        if let Some(remapped) = registered.remap_once() {
+            remapped.remap.end_loan();
+            registered.wake_keeper();
+        }
+    }
+}
+
+impl std::fmt::Debug for Loan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Loan")
+    }
 }
 
 /// How often to look whether a guard has ended, a forked process is gone, or the system grants
@@ -45,6 +83,7 @@ impl Remapped {
             pages,
             page_size,
             made,
+            snapshots: AtomicUsize::new(0),
         })
     }
 
@@ -60,9 +99,26 @@ impl Remapped {
         children::any_since(self.made)
     }
 
-    /// Freezes the memory for one more holder.
-    pub fn freeze(&self) -> Result<()> {
-        self.remap.freeze(|| self.is_looked_at())
+    /// Freezes the memory for one more holder, if it can.
+    pub fn freeze(&self, core: &Unguarded<'_>) -> Result<bool> {
+        self.remap
+            .freeze(|| core.open_all(), || self.is_looked_at())
+    }
+
+    fn merge(&self, core: &Unguarded<'_>) -> Result<Merged> {
+        let looked_at = || self.is_looked_at();
+        self.remap.merge_some(|| core.open_all(), looked_at)
+    }
+
+    /// Whether a snapshot of its own can be expected to be taken: nobody holds the memory, here or
+    /// where it is lent.
+    pub fn can_freeze(&self) -> bool {
+        self.remap.holders() == 0 && !self.remap.is_lent() && !self.is_looked_at()
+    }
+
+    /// A frozen snapshot began or ended.
+    pub fn count_snapshots(&self, change: isize) {
+        self.snapshots.fetch_add(change as usize, Ordering::Relaxed);
     }
 
     /// Whether a snapshot takes two calls, with nothing to merge before.
@@ -75,12 +131,11 @@ impl Remapped {
         self.remap.left()
     }
 
-    /// Merges all, so that system calls can write to any page, unless somebody looks at the file.
-    /// Returns whether nobody holds it.
+    /// Merges all, so that system calls can write to any page from then on, unless a snapshot, view
+    /// or branch lives; returns whether none does.
     pub fn open_all(&self, core: &Core) -> Result<bool> {
         loop {
-            let merge = || self.remap.merge_some(|| self.is_looked_at());
-            match core.unguarded(merge).transpose()? {
+            match core.unguarded(|core| self.merge(core)).transpose()? {
                 Some(Merged::Some) => {}
                 Some(Merged::Held) => return Ok(false),
                 None | Some(Merged::All | Merged::ByChild) => return Ok(true),
@@ -88,23 +143,27 @@ impl Remapped {
         }
     }
 
-    /// Compares what is said to be shared with the kernel's mappings. With no writer running.
-    pub fn check_invariants(&self) -> std::result::Result<(), String> {
-        self.remap.check_invariants()
+    /// Compares what is said to be shared with the kernel's mappings, and of what is lent what the
+    /// core says of it. With no writer running.
+    pub fn check_invariants(&self, core: &Core) -> std::result::Result<(), String> {
+        self.remap.check_invariants()?;
+        if self.remap.is_lent() {
+            core.check_invariants()?;
+        }
+        Ok(())
     }
 
     /// The arena's counts: those of the core, with what is known of copies from the page tables.
     pub fn stats(&self, core: Stats, page_size: PageSize) -> Stats {
         let bytes = |pages: u64| pages * page_size.bytes() as u64;
         let copies = self.remap.copies();
-        let held = bytes(copies.now);
         Stats {
-            pages_saved: copies.ever,
-            bytes_saved: bytes(copies.ever),
-            live_snapshots: self.remap.holders() as u64,
-            store_bytes: held,
-            store_bytes_peak: bytes(copies.most),
-            store_resident_bytes: held,
+            pages_saved: core.pages_saved + copies.ever,
+            bytes_saved: core.bytes_saved + bytes(copies.ever),
+            live_snapshots: core.live_snapshots + self.snapshots.load(Ordering::Relaxed) as u64,
+            store_bytes: core.store_bytes + bytes(copies.now),
+            store_bytes_peak: core.store_bytes_peak.max(bytes(copies.most)),
+            store_resident_bytes: core.store_resident_bytes + bytes(copies.now),
             ..core
         }
     }
@@ -123,14 +182,14 @@ impl Registered {
             // Stores to what is being merged could not wait.
             return Tended::Later(REFUSED);
         }
-        let merge = || remapped.remap.merge_some(|| remapped.is_looked_at());
-        match self.core().unguarded(merge) {
+        let merged = match self.core().unguarded(|core| remapped.merge(core)) {
             None => Tended::Later(GUARDED),
             Some(Ok(Merged::Some)) => Tended::More,
             Some(Ok(Merged::All | Merged::Held)) => Tended::Idle,
             Some(Ok(Merged::ByChild)) => Tended::Later(LOOKED_AT),
             Some(Err(_)) => Tended::Later(REFUSED),
-        }
+        };
+        merged.min(self.core().tend_once())
     }
 
     /// Steps until nothing is left to do now, or the budget is used up.

@@ -65,9 +65,10 @@ impl Children {
             Mark::new().ok()
         } else {
             // The oldest: it is the likeliest to stay longest.
-            let oldest = self.marks.iter_mut().min_by_key(|place| {
-                place.as_ref().map_or(u64::MAX, |(_, fork)| *fork)
-            });
+            let oldest = self
+                .marks
+                .iter_mut()
+                .min_by_key(|place| place.as_ref().map_or(u64::MAX, |(_, fork)| *fork));
             let shown = oldest.and_then(Option::take).map(|(mut mark, _)| {
                 let shown = mark.show();
                 (mark, shown)

@@ -5,40 +5,47 @@
 //! more, before anybody can store through the private one. So a store that is not in the snapshot
 //! comes after all that are.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+#[cfg(not(loom))]
+use crate::page::PageIndex;
 use crate::page::PageRange;
-use crate::remap::{Remap, State, refused};
+use crate::remap::{Remap, State};
 use crate::sync::Ordering;
 
 impl Remap {
     /// Freezes what is in the live view now, for one more holder, who [releases](Self::release) it.
+    /// `false` when it cannot: something was stored since it was frozen for those who hold it
+    /// still, a child of a fork looks at the file (`is_looked_at`), or the memory is lent (see
+    /// [`take_back`](Self::take_back) for `open`).
     ///
     /// What is left to be merged is merged first, for which stores to it have to be able to wait:
-    /// their signal must not be masked, and nobody may hold what they need. When the file is held
-    /// already, it serves if nothing was stored since. `is_looked_at` as for
-    /// [`merge_some`](Self::merge_some).
-    pub fn freeze(&self, is_looked_at: impl Fn() -> bool) -> Result<()> {
+    /// their signal must not be masked, and nobody may hold what they need.
+    pub fn freeze(
+        &self,
+        open: impl FnOnce() -> Result<bool>,
+        is_looked_at: impl FnOnce() -> bool,
+    ) -> Result<bool> {
         let mut state = self.state();
-        if state.holders == 0 && state.shared < self.pages.get() {
+        if state.holders > 0 {
+            let serves = !self.is_lent() && !self.is_written(&state);
+            state.holders += usize::from(serves);
+            return Ok(serves);
+        }
+        if !self.take_back(&state, open)? {
+            return Ok(false);
+        }
+        if state.shared < self.pages.get() {
             if is_looked_at() {
-                return Err(Error::Busy { by_child: true });
+                return Ok(false);
             }
             while state.shared < self.pages.get() {
                 self.merge_slice(&mut state)?;
             }
         }
-        if state.holders == 0 {
-            let all = PageRange::all(self.pages);
-            self.views
-                .freeze(all)
-                .map_err(|error| refused(all, error))?;
-            state.shared = 0;
-            state.merged = 0;
-        } else if self.is_written(&state) {
-            return Err(Error::Busy { by_child: false });
-        }
-        state.holders += 1;
-        Ok(())
+        self.make_private(&mut state)?;
+        state.merged = 0;
+        state.holders = 1;
+        Ok(true)
     }
 
     /// One more who looks at the file, beside one who does already.
@@ -60,7 +67,7 @@ impl Remap {
 
     /// Whether a snapshot can be taken by two calls.
     pub fn is_ready(&self) -> bool {
-        self.state().shared == self.pages.get()
+        self.state().shared == self.pages.get() && !self.is_lent()
     }
 
     /// Pages that would have to be merged first, at most.
@@ -80,6 +87,17 @@ impl Remap {
         let mut count = 0;
         self.views.copied(pages, |_| count += 1);
         count
+    }
+
+    /// The pages that were stored to since they were made private.
+    #[cfg(not(loom))]
+    pub fn copied(&self) -> Vec<PageIndex> {
+        let state = self.state();
+        let mut pages = Vec::new();
+        if let Some(private) = self.private(&state) {
+            self.views.copied(private, |page| pages.push(page));
+        }
+        pages
     }
 
     /// Counts the copies that the kernel made, from the page tables.
@@ -104,14 +122,16 @@ impl Remap {
     /// For tests: whether the kernel's mappings are what the state says, all of them writable.
     pub fn check_invariants(&self) -> std::result::Result<(), String> {
         let state = self.state();
-        let shared = self.views.shared_pages()?;
+        let shared = self.views.shared_pages(self.is_lent())?;
         let wrong = shared
             .iter()
             .enumerate()
             .find(|(page, is_shared)| **is_shared != (*page < state.shared));
         match wrong {
             Some((page, is_shared)) => Err(format!("page {page}: shared is {is_shared}")),
-            None if state.holders > 0 && state.shared > 0 => Err("held and shared".to_owned()),
+            None if (state.holders > 0 || self.is_lent()) && state.shared > 0 => {
+                Err("held or lent, and shared".to_owned())
+            }
             None => Ok(()),
         }
     }

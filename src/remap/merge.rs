@@ -18,21 +18,25 @@ pub(crate) enum Merged {
     All,
     /// A slice was merged, and there are more.
     Some,
-    /// Somebody looks at the file: who holds it will say when he goes.
+    /// Somebody looks at the file, or the memory is lent: who holds it will say when he goes.
     Held,
     /// A child of a fork looks at the file.
     ByChild,
 }
 
 impl Remap {
-    /// Merges a slice, unless somebody looks at the file; `is_looked_at` says whether a child of a
-    /// fork does.
-    pub fn merge_some(&self, is_looked_at: impl Fn() -> bool) -> Result<Merged> {
+    /// Merges a slice, unless somebody looks at the file or the memory is needed where it was lent;
+    /// `open` and `is_looked_at` as for [`freeze`](Self::freeze).
+    pub fn merge_some(
+        &self,
+        open: impl FnOnce() -> Result<bool>,
+        is_looked_at: impl FnOnce() -> bool,
+    ) -> Result<Merged> {
         let mut state = self.state();
         if self.is_forsaken() || state.shared == self.pages.get() {
             return Ok(Merged::All);
         }
-        if state.holders > 0 {
+        if state.holders > 0 || !self.take_back(&state, open)? {
             return Ok(Merged::Held);
         }
         if is_looked_at() {

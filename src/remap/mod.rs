@@ -24,6 +24,8 @@
 //! - *A fork* freezes what is shared, so that parent and child have private views of one file. The
 //!   parent's does not change while a process that was forked looks at it ([`children`]). The child
 //!   does not merge: it goes on with another engine.
+//! - *Lent*, all of it private, the memory is protected by another engine, which takes snapshots
+//!   of it that overlap with others. It is taken back ([`lend`]) once that one has none left.
 //! - *While a slice is merged* stores to it are refused, and wait for the end of it
 //!   ([`Remap::refused`]). At all other times a store needs nobody's help.
 //!
@@ -31,6 +33,7 @@
 //! [`merge`](Remap::merge_some) take the state's lock for themselves, a fork keeps it.
 
 mod freeze;
+mod lend;
 mod merge;
 #[cfg(not(loom))]
 mod still;
@@ -49,7 +52,7 @@ pub(crate) use self::merge::Merged;
 pub(crate) use self::still::Still;
 use crate::error::Error;
 use crate::page::{PageCount, PageRange, PageSize};
-use crate::sync::{Arc, AtomicU32, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
 #[cfg(not(loom))]
 use crate::sys::Branch;
 use crate::sys::{ProtectError, Views};
@@ -68,6 +71,8 @@ pub(crate) struct Remap {
     most_copies: Plain64,
     /// In the child of a fork: another engine has taken over.
     forsaken: PlainBool,
+    /// Lent: another engine may arm pages, all of which are private. Changes under the lock.
+    lent: AtomicBool,
 }
 
 pub(crate) struct State {
@@ -75,6 +80,8 @@ pub(crate) struct State {
     shared: usize,
     /// Snapshots, views and branches that look at the file.
     holders: usize,
+    /// Those who are using, or about to use, the memory with another engine.
+    loans: usize,
     /// Copies that were merged since the pages were last made private.
     merged: u64,
     /// Private views besides the live one.
@@ -91,6 +98,7 @@ impl Remap {
             state: Mutex::new(State {
                 shared: pages.get(),
                 holders: 0,
+                loans: 0,
                 merged: 0,
                 #[cfg(not(loom))]
                 branches: Vec::new(),
@@ -100,6 +108,7 @@ impl Remap {
             copies: Plain64::new(0),
             most_copies: Plain64::new(0),
             forsaken: PlainBool::new(false),
+            lent: AtomicBool::new(false),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use crate::page::PageRange;
 use crate::remap::{Remap, State};
 use crate::sync::{Arc, MutexGuard, Ordering};
 use crate::sys::Branch;
@@ -34,12 +33,8 @@ impl Still<'_> {
         if remap.is_forsaken() {
             return;
         }
-        if self.state.shared > 0 {
-            let shared = PageRange::from(0..self.state.shared);
-            if remap.views.freeze(shared).is_err() {
-                return;
-            }
-            self.state.shared = 0;
+        if remap.make_private(&mut self.state).is_err() {
+            return;
         }
         remap.views.inherit(true, self.branches());
         self.inherited = true;
@@ -55,13 +50,14 @@ impl Still<'_> {
         }
     }
 
-    /// The child's memory is another engine's from now on. Returns whether it has any.
+    /// The child's memory is another engine's from now on. Returns whether that has not had it
+    /// before.
     pub fn in_child(&mut self) -> bool {
         self.remap.forsaken.store(true, Ordering::Relaxed);
         if !self.inherited {
             self.remap.views.fence_off();
         }
-        self.inherited
+        self.inherited && !self.remap.is_lent()
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::page::{PageIndex, PageRange};
 use crate::snapshot::Snapshot;
 use crate::snapshot::source::Source;
 
@@ -41,21 +42,39 @@ impl Snapshot {
                 other: same_arena.then_some(other.get()),
             });
         }
-        let (Source::Copies(older), Source::Copies(newer)) = (older.source(), self.source()) else {
-            // Of two that are frozen nothing was written in between: they are one. One that is
-            // frozen and one that is not are of a parent and of its child.
-            return match (older.frozen(), self.frozen()) {
-                (Some(_), Some(_)) => Ok(Vec::new()),
-                _ => Err(Error::NotOlder {
-                    snapshot: number.get(),
-                    other: None,
-                }),
-            };
+        let pages = match (older.source(), self.source()) {
+            (Source::Copies(older), Source::Copies(newer)) => {
+                self.core().changed_between(older, newer)?
+            }
+            // They are one: nothing was written in between.
+            (Source::Frozen { .. }, Source::Frozen { .. }) => Vec::new(),
+            (Source::Frozen { frozen, .. }, _) => self.differing(older, frozen.copied())?,
+            _ => self.differing(older, None)?,
         };
-        let pages = self.core().changed_between(older, newer)?;
         let runs = pages.chunk_by(|a, b| a.get() + 1 == b.get());
         Ok(runs
             .map(|run| run[0].get()..run[0].get() + run.len())
             .collect())
+    }
+
+    /// Those of these pages, or of all, whose bytes differ.
+    fn differing(
+        &self,
+        older: &Self,
+        pages: Option<Vec<PageIndex>>,
+    ) -> Result<Vec<PageIndex>, Error> {
+        let page_size = self.core().page_size();
+        let pages = pages.unwrap_or_else(|| PageRange::all(self.core().pages()).iter().collect());
+        let mut one = vec![0; page_size.bytes()];
+        let mut two = one.clone();
+        let mut differing = Vec::new();
+        for page in pages {
+            older.read_at(page_size.offset_of(page), &mut one)?;
+            self.read_at(page_size.offset_of(page), &mut two)?;
+            if one != two {
+                differing.push(page);
+            }
+        }
+        Ok(differing)
     }
 }

@@ -24,10 +24,10 @@ use crate::process::registered::Registered;
 pub use crate::snapshot::branch::Branch;
 pub use crate::snapshot::page::{Page, Pages};
 pub use crate::snapshot::reader::SnapshotReader;
-pub use crate::snapshot::timings::Timings;
-pub use crate::snapshot::view::View;
 use crate::snapshot::source::Source;
+pub use crate::snapshot::timings::Timings;
 use crate::snapshot::touched::Touched;
+pub use crate::snapshot::view::View;
 
 /// A point in time of one arena: its bytes as they were then, whatever was written since.
 ///
@@ -93,6 +93,7 @@ impl Snapshot {
         frozen: Frozen,
         taken: &Elsewhere,
     ) -> Self {
+        frozen.count_snapshots(1);
         let source = Source::Frozen {
             frozen,
             number: taken.number,
@@ -236,9 +237,12 @@ impl Snapshot {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Source::Copies(live) = &self.source {
-            self.registered.core().release(live);
-            self.registered.wake_keeper();
+        match &self.source {
+            Source::Copies(live) => {
+                self.registered.core().release(live);
+                self.registered.wake_keeper();
+            }
+            Source::Frozen { frozen, .. } => frozen.count_snapshots(-1),
         }
     }
 }

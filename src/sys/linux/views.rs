@@ -150,6 +150,7 @@ impl Views {
     pub fn freeze(&self, pages: PageRange) -> Result<(), ProtectError> {
         let (offset, len) = self.bytes_of(pages);
         let at = |view: *mut u8| view.wrapping_add(offset);
+        has_room(len)?;
         // In between, stores go to the file through the shared view, which has to fault them in.
         move_tables(at(self.live), at(self.frozen), len)?;
         move_tables(at(self.spare), at(self.live), len).inspect_err(|_| {
@@ -215,6 +216,7 @@ impl Views {
             self.frozen.wrapping_add(offset),
             self.live.wrapping_add(offset),
         );
+        has_room(len)?;
         move_tables(from, to, len)
     }
 
@@ -237,8 +239,7 @@ impl Views {
 
     /// In a child that did not get the views: keeps others' mappings out of where they would be.
     pub fn fence_off(&self) {
-        let flags =
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
         for view in [self.live, self.frozen, self.spare] {
             // SAFETY: addresses of the reservation at which nothing is mapped.
             unsafe { libc::mmap(view.cast(), self.len, libc::PROT_NONE, flags, -1, 0) };
@@ -274,16 +275,17 @@ impl Views {
     }
 
     /// For checks: which pages of the live view are shared, one value a page. All have to be
-    /// writable.
-    pub fn shared_pages(&self) -> Result<Vec<bool>, String> {
+    /// writable, unless some may be armed.
+    pub fn shared_pages(&self, may_be_armed: bool) -> Result<Vec<bool>, String> {
         let bytes = self.page_size.bytes();
         let start = self.live as usize;
         let mut shared = Vec::new();
-        let regions = region::query_range(self.live, self.len).map_err(|error| error.to_string())?;
+        let regions =
+            region::query_range(self.live, self.len).map_err(|error| error.to_string())?;
         for region in regions {
             let region = region.map_err(|error| error.to_string())?;
             let range = region.as_range();
-            if !region.protection().contains(region::Protection::READ_WRITE) {
+            if !may_be_armed && !region.protection().contains(region::Protection::READ_WRITE) {
                 return Err(format!("{range:x?} is not writable"));
             }
             let pages = range.end.min(start + self.len) - range.start.max(start);
@@ -326,6 +328,27 @@ fn alignment_for(len: usize, page_size: PageSize) -> usize {
     let sizes = [bytes * table * table, bytes * table];
     let fitting = sizes.into_iter().find(|size| len >= *size);
     fitting.unwrap_or(bytes)
+}
+
+/// Whether the process may have this many more bytes of address space. `mremap(2)` looks at that
+/// after it has unmapped what it replaces, and leaves a hole there if it may not.
+fn has_room(len: usize) -> Result<(), ProtectError> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is a live structure.
+    let asked = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
+    if asked == 0 && limit.rlim_cur == libc::RLIM_INFINITY {
+        return Ok(());
+    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping, wherever the kernel likes.
+    let room = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
+    mapped_at(room).map_err(|error| refused(&error))?;
+    // SAFETY: the mapping that was just made.
+    unsafe { libc::munmap(room, len) };
+    Ok(())
 }
 
 /// Moves the page tables of one view to another, which is replaced and becomes of the same kind;

@@ -1,0 +1,69 @@
+//! Lending the memory to another engine, for snapshots that overlap with others.
+//!
+//! What is lent is private, all of it, and stays so: it is neither frozen nor merged. So protection
+//! that the other engine changes page by page never stands in the way of moving page tables, and a
+//! fork finds nothing that is shared.
+
+use crate::error::{Error, Result};
+use crate::page::PageRange;
+use crate::remap::{Remap, State, refused};
+use crate::sync::Ordering;
+use crate::sys::ProtectError;
+
+impl Remap {
+    /// Lends the memory until every loan [ends](Self::end_loan) and it is taken back. Returns
+    /// whether it was at home before.
+    pub fn lend(&self) -> Result<bool> {
+        let mut state = self.state();
+        let was_lent = self.is_lent();
+        if !was_lent {
+            self.make_private(&mut state)?;
+            self.lent.store(true, Ordering::SeqCst);
+        }
+        state.loans += 1;
+        Ok(!was_lent)
+    }
+
+    pub fn end_loan(&self) {
+        self.state().loans -= 1;
+    }
+
+    /// Whether another engine may have armed pages. Async-signal-safe.
+    pub fn is_lent(&self) -> bool {
+        self.lent.load(Ordering::SeqCst)
+    }
+
+    /// Makes what is shared private as well.
+    pub(super) fn make_private(&self, state: &mut State) -> Result<()> {
+        if state.shared > 0 {
+            let shared = PageRange::from(0..state.shared);
+            let frozen = self.views.freeze(shared);
+            frozen.map_err(|error| match error {
+                ProtectError::NoMappings => Error::Reserve {
+                    bytes: state.shared * self.page_size.bytes(),
+                    source: error.into(),
+                },
+                ProtectError::Refused(_) => refused(shared, error),
+            })?;
+            state.shared = 0;
+        }
+        Ok(())
+    }
+
+    /// Takes the memory back, if it was lent; `false` when it is needed there. `open` makes sure
+    /// that no page is armed, or says that a snapshot needs them armed.
+    pub(super) fn take_back(
+        &self,
+        state: &State,
+        open: impl FnOnce() -> Result<bool>,
+    ) -> Result<bool> {
+        if !self.is_lent() {
+            return Ok(true);
+        }
+        if state.loans > 0 || !open()? {
+            return Ok(false);
+        }
+        self.lent.store(false, Ordering::SeqCst);
+        Ok(true)
+    }
+}
