@@ -51,7 +51,7 @@ impl Core {
     pub fn tend_once(&self) -> Tended {
         let left = self.upkeep.left();
         if left == 0 {
-            let more = self.trim_some(|_| KEPT);
+            let more = self.trim_some(|any_lives| self.frames_left(any_lives));
             return if more { Tended::More } else { Tended::Idle };
         }
         let resident = self.store.free_resident();
@@ -74,6 +74,17 @@ impl Core {
     pub fn tend(&self, budget: Duration) {
         let budget = Budget::new(budget);
         while self.tend_once() == Tended::More && !budget.is_used_up() {}
+    }
+
+    /// Free frames whose memory stays when it is time for decay. Without a decay it always is, and
+    /// then a snapshot that lives keeps what the last period used. (Not in models, in which no time
+    /// passes, and which have no other decay.)
+    fn frames_left(&self, any_lives: bool) -> usize {
+        if cfg!(loom) || self.upkeep.kept().is_some() {
+            KEPT
+        } else {
+            self.frames_kept(any_lives)
+        }
     }
 
     /// Whether writers may need frames.
