@@ -62,7 +62,7 @@ impl Core {
                 return Tended::More;
             }
         }
-        if self.is_frozen() {
+        if self.is_frozen() && self.most_wanted() > 0 {
             Tended::Watch
         } else {
             Tended::Later(left)
@@ -99,12 +99,51 @@ impl Core {
         }
         let pages = self.pages.get();
         let unsaved = pages.saturating_sub(self.counters.saved_since_commit() as usize);
-        let as_before = self.upkeep.kept().unwrap_or(0).min(pages);
+        let (as_before, ahead) = self.expected();
         let wanted = as_before
             .saturating_sub(self.store.in_use())
-            .max(AHEAD.min(pages / PAGES_PER_FRAME))
+            .max(ahead)
             .min(unsaved);
-        // Thousands of small arenas would have some pages each.
-        if wanted < STEP { 0 } else { wanted }
+        worth_a_step(wanted)
+    }
+
+    /// The most that may be wanted until the next snapshot is taken.
+    fn most_wanted(&self) -> usize {
+        let (as_before, ahead) = self.expected();
+        worth_a_step(as_before.max(ahead))
+    }
+
+    /// Frames that the last periods used, and those that are wanted whatever they used.
+    fn expected(&self) -> (usize, usize) {
+        let pages = self.pages.get();
+        let as_before = self.upkeep.kept().unwrap_or(0).min(pages);
+        (as_before, AHEAD.min(pages / PAGES_PER_FRAME))
+    }
+}
+
+/// Thousands of small arenas would have some pages each.
+fn worth_a_step(frames: usize) -> usize {
+    if frames < STEP { 0 } else { frames }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+    use crate::page::{PageCount, PageSize};
+
+    /// What is left to do while a snapshot of an arena of this size lives.
+    fn left_to_do(pages: usize) -> Tended {
+        let pages = PageCount::new(pages);
+        let core = Core::new(PageSize::host(), pages, &Options::default()).unwrap();
+        core.commit().unwrap();
+        core.tend(Duration::MAX);
+        core.tend_once()
+    }
+
+    #[test]
+    fn arenas_so_small_that_no_frames_are_wanted_are_not_watched() {
+        assert!(matches!(left_to_do(STEP), Tended::Later(_)));
+        assert_eq!(left_to_do(STEP * PAGES_PER_FRAME), Tended::Watch);
     }
 }
