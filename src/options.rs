@@ -66,7 +66,8 @@ impl fmt::Display for Engine {
 /// assert_eq!(engine, Engine::Userfaultfd);
 /// assert_eq!(engine.to_string(), "userfaultfd");
 /// let error = "mmap".parse::<Engine>().unwrap_err();
-/// assert_eq!(error.to_string(), "no engine is called \"mmap\"; ask for mprotect, userfaultfd or remap");
+/// let said = "no engine is called \"mmap\"; ask for mprotect, userfaultfd or remap";
+/// assert_eq!(error.to_string(), said);
 /// # Ok::<(), pagecow::ParseEngineError>(())
 /// ```
 impl FromStr for Engine {

@@ -169,10 +169,20 @@ impl Core {
 
     /// Locks the ledger.
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger_wanted.fetch_add(1, Ordering::Relaxed);
+        self.ledger_is_wanted_by(1);
         let ledger = lock(&self.ledger);
-        self.ledger_wanted.fetch_sub(1, Ordering::Relaxed);
+        self.ledger_is_had();
         ledger
+    }
+
+    /// So many more threads begin to wait for the ledger.
+    pub(super) fn ledger_is_wanted_by(&self, threads: u32) {
+        self.ledger_wanted.fetch_add(threads, Ordering::Relaxed);
+    }
+
+    /// One of the threads that waited for the ledger has it.
+    pub(super) fn ledger_is_had(&self) {
+        self.ledger_wanted.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether threads wait for the ledger.

@@ -1,5 +1,5 @@
-//! Snapshots of the arena that another engine takes ([`crate::remap`]): nothing is armed and nothing
-//! saved here, but numbers, guards and counts are the same ones.
+//! Snapshots of the arena that another engine takes ([`crate::remap`]): nothing is armed and
+//! nothing saved here, but numbers, guards and counts are the same ones.
 
 use crate::cow::core::Core;
 use crate::cow::state::ledger::Ledger;

@@ -77,6 +77,7 @@ impl<'a> Arena<'a> {
         // Other threads' guards, and commits that waited, do not exist here.
         self.ledger.guards.keep_only_of(current_thread());
         self.ledger.commits_waiting = 0;
+        self.ledger.standing_back = 0;
         self.move_to_mprotect();
         self.core.mappings.forked();
         self.core.gate.forget_waiting();

@@ -12,8 +12,9 @@ use std::sync::atomic::AtomicBool as PlainBool;
 
 use crate::cow::core::Core;
 use crate::cow::state::guards::{Guard, Lives};
+use crate::cow::state::ledger::Ledger;
 use crate::page::PageRange;
-use crate::sync::{Ordering, thread_local, wait_on};
+use crate::sync::{MutexGuard, Ordering, thread_local, wait_on};
 
 thread_local! {
     /// The guards that this thread began, of any arena; some may have ended.
@@ -51,7 +52,7 @@ impl Core {
         let lives = Lives::new(PlainBool::new(true));
         let mut ledger = self.ledger();
         while ledger.commits_waiting > 0 && !held_by_this_thread() {
-            ledger = wait_on(&self.guard_gone, ledger);
+            ledger = self.stand_back(ledger);
         }
         let number = ledger.guards.begin(pages, lives.clone());
         drop(ledger);
@@ -66,6 +67,26 @@ impl Core {
         }
     }
 
+    /// Waits until no commit waits for a guard; may return early.
+    fn stand_back<'a>(&'a self, mut ledger: MutexGuard<'a, Ledger>) -> MutexGuard<'a, Ledger> {
+        let before = ledger.let_in;
+        ledger.standing_back += 1;
+        let mut ledger = wait_on(&self.guard_gone, ledger);
+        if ledger.let_in == before {
+            ledger.standing_back -= 1;
+        } else {
+            self.ledger_is_had();
+        }
+        ledger
+    }
+
+    /// Has new guards that stood back get the ledger when this thread is done with it, or lends it.
+    pub(super) fn let_in(&self, ledger: &mut Ledger) {
+        self.ledger_is_wanted_by(std::mem::take(&mut ledger.standing_back));
+        ledger.let_in += 1;
+        self.guard_gone.notify_all();
+    }
+
     /// Ends all of the arena's guards. Only where the caller knows that none is in use, so that
     /// those that live were leaked. On any thread.
     pub fn end_leaked_guards(&self) {
@@ -77,5 +98,49 @@ impl Core {
         if self.ledger().guards.end(ends) {
             self.guard_gone.notify_all();
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cow::prepare::Preparation;
+    use crate::options::Options;
+    use crate::page::{PageCount, PageSize};
+
+    /// A guard begins, and stands back for a step that waits for the guard before it. Whether it is
+    /// let in before the step has armed everything.
+    fn is_let_in_during_the_step() -> bool {
+        let pages = PageCount::new(1 << 16);
+        let core = Core::new(PageSize::host(), pages, &Options::default()).unwrap();
+        let until = |is_so: fn(&Ledger) -> bool| {
+            while !is_so(&core.ledger()) {
+                thread::yield_now();
+            }
+        };
+        let first = core.begin_guard(PageRange::all(pages));
+        thread::scope(|scope| {
+            scope.spawn(|| core.arm_ahead(&mut Preparation::new(), Duration::MAX));
+            until(|ledger| ledger.commits_waiting == 1);
+            let second = scope.spawn(|| {
+                let mut ledger = core.ledger();
+                while ledger.commits_waiting > 0 {
+                    ledger = core.stand_back(ledger);
+                }
+                !core.is_ready()
+            });
+            until(|ledger| ledger.standing_back == 1);
+            drop(first);
+            second.join().unwrap()
+        })
+    }
+
+    /// On a busy machine its thread may miss its chance, so it has several.
+    #[test]
+    fn one_that_stood_back_for_a_step_waits_for_a_slice() {
+        assert!((0..100).any(|_| is_let_in_during_the_step()));
     }
 }

@@ -48,7 +48,7 @@ impl Core {
     pub fn tend_once(&self) -> Tended {
         let left = self.upkeep.left();
         if left == 0 {
-            let more = self.trim_some(|_| KEPT);
+            let more = self.trim_some(|any_lives| self.frames_left(any_lives));
             return if more { Tended::More } else { Tended::Idle };
         }
         let resident = self.store.free_resident();
@@ -59,10 +59,21 @@ impl Core {
                 return Tended::More;
             }
         }
-        if self.is_frozen() {
+        if self.is_frozen() && self.most_wanted() > 0 {
             Tended::Watch
         } else {
             Tended::Later(left)
+        }
+    }
+
+    /// Free frames whose memory stays when it is time for decay. Without a decay it always is, and
+    /// then a snapshot that lives keeps what the last period used. (Not in models, in which no time
+    /// passes, and which have no other decay.)
+    fn frames_left(&self, any_lives: bool) -> usize {
+        if cfg!(loom) || self.upkeep.kept().is_some() {
+            KEPT
+        } else {
+            self.frames_kept(any_lives)
         }
     }
 
@@ -78,12 +89,51 @@ impl Core {
         }
         let pages = self.pages.get();
         let unsaved = pages.saturating_sub(self.counters.saved_since_commit() as usize);
-        let as_before = self.upkeep.kept().unwrap_or(0).min(pages);
+        let (as_before, ahead) = self.expected();
         let wanted = as_before
             .saturating_sub(self.store.in_use())
-            .max(AHEAD.min(pages / PAGES_PER_FRAME))
+            .max(ahead)
             .min(unsaved);
-        // Thousands of small arenas would have some pages each.
-        if wanted < STEP { 0 } else { wanted }
+        worth_a_step(wanted)
+    }
+
+    /// The most that may be wanted until the next snapshot is taken.
+    fn most_wanted(&self) -> usize {
+        let (as_before, ahead) = self.expected();
+        worth_a_step(as_before.max(ahead))
+    }
+
+    /// Frames that the last periods used, and those that are wanted whatever they used.
+    fn expected(&self) -> (usize, usize) {
+        let pages = self.pages.get();
+        let as_before = self.upkeep.kept().unwrap_or(0).min(pages);
+        (as_before, AHEAD.min(pages / PAGES_PER_FRAME))
+    }
+}
+
+/// Thousands of small arenas would have some pages each.
+fn worth_a_step(frames: usize) -> usize {
+    if frames < STEP { 0 } else { frames }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+    use crate::page::{PageCount, PageSize};
+
+    /// What is left to do while a snapshot of an arena of this size lives.
+    fn left_to_do(pages: usize) -> Tended {
+        let pages = PageCount::new(pages);
+        let core = Core::new(PageSize::host(), pages, &Options::default()).unwrap();
+        core.commit().unwrap();
+        while core.tend_once() == Tended::More {}
+        core.tend_once()
+    }
+
+    #[test]
+    fn arenas_so_small_that_no_frames_are_wanted_are_not_watched() {
+        assert!(matches!(left_to_do(STEP), Tended::Later(_)));
+        assert_eq!(left_to_do(STEP * PAGES_PER_FRAME), Tended::Watch);
     }
 }

@@ -125,8 +125,9 @@ impl State {
 }
 
 fn start() -> bool {
-    // The thread begins with the mask of this one.
-    let _masked = sys::signal::Masked::new();
+    // The thread begins with the mask of this one. Both allocate, and an allocator may keep its
+    // records in an arena.
+    let _masked = sys::signal::Masked::all_but_faults();
     sys::thread::start(c"pagecow-keeper", run)
 }
 

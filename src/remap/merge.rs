@@ -18,7 +18,7 @@ pub(crate) enum Merged {
     All,
     /// A slice was merged, and there are more.
     Some,
-    /// Somebody looks at the file, or the memory is lent: who holds it will say when he goes.
+    /// Somebody looks at the file, or the memory is lent: he will say so when he goes.
     Held,
     /// A child of a fork looks at the file.
     ByChild,

@@ -29,8 +29,8 @@
 //! - *While a slice is merged* stores to it are refused, and wait for the end of it
 //!   ([`Remap::refused`]). At all other times a store needs nobody's help.
 //!
-//! Nothing here allocates but the list of branches. Holding it still is the caller's: [`freeze`](Remap::freeze) and
-//! [`merge`](Remap::merge_some) take the state's lock for themselves, a fork keeps it.
+//! Nothing here allocates but the list of branches. Each operation takes the state's lock for
+//! itself; a fork keeps it.
 
 mod freeze;
 mod lend;

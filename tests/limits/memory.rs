@@ -142,6 +142,26 @@ fn without_decay_little_is_kept() {
     ended.expect_finished();
 }
 
+/// But while a snapshot lives, writers have what the last period used, whoever tends the arena.
+#[test]
+fn without_decay_a_snapshot_alive_keeps_what_was_used() {
+    let ended = in_child(|engine| {
+        let builder = page_by_page(engine).keeper(false);
+        let mut arena = builder.decay(Duration::ZERO).build(LEN).unwrap();
+        arena.fill(1);
+        let first = arena.snapshot().unwrap();
+        write_everything(&mut arena, 2);
+        let second = arena.snapshot().unwrap();
+        drop(first);
+        arena.tend(Duration::MAX);
+        assert!(arena.stats().store_resident_bytes as usize >= LEN);
+        drop(second);
+        arena.tend(Duration::MAX);
+        assert!(arena.stats().store_resident_bytes as usize <= LITTLE);
+    });
+    ended.expect_finished();
+}
+
 /// Snapshot after snapshot, with one alive at any time.
 #[test]
 fn memory_shrinks_while_snapshots_live() {

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod allocator;
 mod closed_descriptor;
 mod foreign_faults;
 mod foreign_handlers;

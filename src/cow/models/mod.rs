@@ -138,6 +138,10 @@ impl Core {
     /// What holds when nobody is at work: what is writable is in the dirty set, and no snapshot
     /// needs it.
     fn assert_settled(&self) {
+        assert!(
+            !self.ledger_is_wanted(),
+            "a thread counts as waiting that has gone"
+        );
         for page in self.all_pages().iter() {
             let word = self.table.load(page);
             assert!(!word.is_claimed());

@@ -27,4 +27,8 @@ pub(in crate::cow) struct Ledger {
     pub guards: Guards,
     /// Commits that wait for guards to go.
     pub commits_waiting: usize,
+    /// New guards that stand back for these.
+    pub standing_back: u32,
+    /// How often those that stood back were let in.
+    pub let_in: u64,
 }

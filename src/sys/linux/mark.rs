@@ -2,8 +2,8 @@
 //!
 //! A mark is a page of a file of its own, mapped shared and writable across a fork, and unmapped
 //! then by the parent. The kernel counts such mappings: it refuses to seal the file against writing
-//! (`fcntl(2)`, `F_SEAL_WRITE`) while there is one, in a child, or in a child of it, until they exit
-//! or execute another program. A pipe whose end children inherit would not do: programs close
+//! (`fcntl(2)`, `F_SEAL_WRITE`) while there is one, in a child, or in a child of it, until they
+//! exit or execute another program. A pipe whose end children inherit would not do: programs close
 //! descriptors that they do not know.
 
 #![allow(unsafe_code, reason = "system calls")]

@@ -100,7 +100,7 @@ pub(crate) fn forwarded() -> u64 {
 }
 
 /// All signals of this thread held back. Where it lives no arena is touched, so no fault is
-/// expected (one would kill the process).
+/// expected (one would kill the process); but for [`Masked::all_but_faults`].
 pub(crate) struct Masked {
     before: SigSet,
 }
@@ -110,6 +110,19 @@ impl Masked {
         // Fails only for an unknown `how`.
         let before = SigSet::all()
             .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+            .unwrap_or_else(|_| SigSet::empty());
+        Self { before }
+    }
+
+    /// Those by which stores are refused are let through: the thread may touch arenas.
+    pub fn all_but_faults() -> Self {
+        let mut signals = SigSet::all();
+        for refusal in [Refusal::Mapping, Refusal::Page] {
+            signals.remove(refusal.signal());
+        }
+        // As above.
+        let before = signals
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
             .unwrap_or_else(|_| SigSet::empty());
         Self { before }
     }
