@@ -106,6 +106,10 @@ impl Remapped {
     }
 
     fn merge(&self, core: &Unguarded<'_>) -> Result<Merged> {
+        if !sys::signal::is_installed(Refusal::Mapping) {
+            // Stores to what is being merged could not wait.
+            return Err(Error::HandlerReplaced);
+        }
         let looked_at = || self.is_looked_at();
         self.remap.merge_some(|| core.open_all(), looked_at)
     }
@@ -177,10 +181,6 @@ impl Registered {
         };
         if self.is_abandoned() {
             return Tended::Idle;
-        }
-        if !sys::signal::is_installed(Refusal::Mapping) {
-            // Stores to what is being merged could not wait.
-            return Tended::Later(REFUSED);
         }
         let merged = match self.core().unguarded(|core| remapped.merge(core)) {
             None => Tended::Later(GUARDED),
