@@ -28,6 +28,8 @@ const SHARE: u64 = 10;
 /// While snapshots live: how long between two rounds, when there was something to do, and when not.
 const SOON: u64 = 1_000_000;
 const SLOW: u64 = 50_000_000;
+/// How long after the system has refused the thread it is asked again.
+const RETRY: u64 = 1_000_000_000;
 
 pub(super) struct State {
     /// Whether a snapshot was taken or dropped since the arena was last tended.
@@ -40,6 +42,8 @@ pub(super) struct State {
     waits: bool,
     /// The process that the thread is in; 0 when it was never started.
     process: u32,
+    /// When the system last refused to start it; 0 for never.
+    refused_at: u64,
 }
 
 /// An arena, which stays where it is until [`forget`].
@@ -55,6 +59,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     asked: false,
     waits: false,
     process: 0,
+    refused_at: 0,
 });
 /// An arena was added, or asked for attention.
 static ASKED: Condvar = Condvar::new();
@@ -73,8 +78,12 @@ pub(super) fn look_after(arena: &Registered, known: &Known) {
     state.arenas.insert(address, true);
     state.asked = true;
     let this = std::process::id();
-    if state.process != this && start() {
-        state.process = this;
+    if state.process != this && sys::clock::since(state.refused_at) > RETRY {
+        if start() {
+            state.process = this;
+        } else {
+            state.refused_at = sys::clock::now();
+        }
     }
     let waits = std::mem::take(&mut state.waits);
     drop(state);
@@ -107,6 +116,7 @@ impl State {
         self.busy = None;
         self.waits = false;
         self.process = 0;
+        self.refused_at = 0;
     }
 }
 

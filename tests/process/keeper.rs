@@ -1,5 +1,7 @@
 //! The keeper: one thread for all arenas, from the first snapshot on.
 
+#![allow(unsafe_code, reason = "system calls about processors")]
+
 use std::fs;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -42,6 +44,66 @@ fn blocked(status: &str) -> u64 {
     let mut lines = status.lines();
     let mask = lines.find_map(|line| line.strip_prefix("SigBlk:\t"));
     u64::from_str_radix(mask.unwrap(), 16).unwrap()
+}
+
+/// What the kernel says of where and when a thread runs: processors and policy.
+fn runs(status: &str, tid: libc::pid_t) -> (String, libc::c_int) {
+    let mut lines = status.lines();
+    let processors = lines.find_map(|line| line.strip_prefix("Cpus_allowed:\t"));
+    // SAFETY: a plain system call.
+    let policy = unsafe { libc::sched_getscheduler(tid) };
+    (processors.unwrap().to_owned(), policy)
+}
+
+fn run_when_idle_on_the_last_processor() {
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: zeros are valid parameters.
+    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: a plain system call on live parameters.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
+    // SAFETY: zeros are a valid set.
+    let mut processors: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a plain system call on a live set of that size.
+    unsafe { libc::sched_getaffinity(0, size, &raw mut processors) };
+    // SAFETY: numbers within the set.
+    let has = |number: &usize| unsafe { libc::CPU_ISSET(*number, &processors) };
+    let last = (0..libc::CPU_SETSIZE as usize).rfind(has).unwrap();
+    // SAFETY: zeros are a valid set.
+    let mut only: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a number within the set.
+    unsafe { libc::CPU_SET(last, &mut only) };
+    // SAFETY: as above.
+    unsafe { libc::sched_setaffinity(0, size, &raw const only) };
+}
+
+/// A thread that takes the first snapshot may be one that runs only when no other does.
+#[test]
+fn it_runs_as_the_first_thread_does_whoever_starts_it() {
+    let ended = in_child(|engine| {
+        let arena = filled(on(engine));
+        let first = fs::read_to_string("/proc/self/status").unwrap();
+        let first = runs(&first, std::process::id() as libc::pid_t);
+        let idle = std::thread::scope(|scope| {
+            let idle = scope.spawn(|| {
+                run_when_idle_on_the_last_processor();
+                let own = fs::read_to_string("/proc/thread-self/status").unwrap();
+                (arena.snapshot().unwrap(), runs(&own, 0))
+            });
+            idle.join().unwrap()
+        });
+        assert_eq!(idle.1.1, libc::SCHED_IDLE);
+        loop {
+            let keeper = await_keepers(1).remove(0);
+            let mut lines = keeper.lines();
+            let tid = lines.find_map(|line| line.strip_prefix("Pid:\t"));
+            // It names itself before it does the rest.
+            if runs(&keeper, tid.unwrap().parse().unwrap()) == first {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    });
+    ended.expect_finished();
 }
 
 fn filled(builder: ArenaBuilder) -> Arena {
