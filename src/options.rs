@@ -157,6 +157,8 @@ pub(crate) struct Options {
     pub huge_pages: bool,
     /// The process's keeper looks after the arena.
     pub keeper: bool,
+    /// Pages that are not written are armed between snapshots.
+    pub stand_ready: bool,
     /// How long memory of free frames stays when no snapshot is taken or dropped.
     pub decay: Duration,
 }
@@ -169,6 +171,7 @@ impl Default for Options {
             window: Window::default(),
             huge_pages: false,
             keeper: true,
+            stand_ready: false,
             decay: Duration::from_secs(10),
         }
     }

@@ -1,0 +1,177 @@
+//! Standing ready: between snapshots, pages that were not written for a while are armed, so that
+//! few are left to arm when a snapshot is taken without notice.
+//!
+//! Which pages, and how many faults that may cost, says [`crate::cow::state::ready`]. How they are
+//! armed is the same as ahead of a commit ([`crate::cow::prepare`]): in slices, each with the gate
+//! closed and drained and the ledger locked, outside the pages of guards and never a part of a
+//! block that the engine protects as a whole. So no new race comes with it: after each slice the
+//! dirty set is exactly the open pages, and a store to a page that was armed is a fault without a
+//! copy.
+
+use crate::cow::core::Core;
+use crate::cow::run::Run;
+use crate::cow::state::ready::{Chunk, ROUND_NS, StandingReady};
+use crate::cow::tend::Tended;
+use crate::epoch::Epoch;
+use crate::error::Result;
+use crate::options::Window;
+use crate::page::{PageCount, PageRange};
+use crate::protect::Protection;
+use crate::sys;
+use crate::window::LARGE;
+
+/// How often to look when nothing is due, or when no snapshot was taken or dropped for the decay
+/// time.
+pub(super) const REST_NS: u64 = if cfg!(loom) { 0 } else { 1_000_000_000 };
+/// Chunks that one step looks at.
+const LOOKS: usize = 256;
+/// Runs of pages in a slice.
+const RUNS: usize = 64;
+/// How long the gate stays closed while slices are armed; then it opens, and is closed again.
+const CLOSED_NS: u64 = 100_000;
+
+impl Core {
+    /// One step. Not where faults might not arrive.
+    pub(super) fn get_colder(&self, ready: &StandingReady, is_quiet: bool) -> Tended {
+        let now = sys::clock::now();
+        ready.tokens.pay(now);
+        if ready.rests() || self.mappings_are_scarce() {
+            return Tended::Later(REST_NS);
+        }
+        if let Err(time) = ready.round.begin(now, || ready.tokens.trials()) {
+            return Tended::Later(time);
+        }
+        let least = if is_quiet { REST_NS } else { ROUND_NS };
+        let end = |next| Tended::Later(ready.round.end(now, next, least, REST_NS));
+        for _ in 0..LOOKS {
+            let (from, trials) = ready.round.at();
+            let Some(open) = self.dirty.first_open(from) else {
+                return end(0);
+            };
+            if trials == 0 {
+                return end(open.get());
+            }
+            let open_from = |page| self.dirty.open_bits(page);
+            let chunk = ready.look(open.get(), now, self.epoch(), trials, open_from);
+            ready.round.looked_at(&chunk);
+            if chunk.trials > 0 {
+                if self.arm_chunk(ready, chunk).is_err() {
+                    // Some pages may be in doubt, which the next commit puts right.
+                    ready.rest();
+                }
+                break;
+            }
+        }
+        Tended::More
+    }
+
+    /// Whether arming pages here and there might bring the process near the wall.
+    fn mappings_are_scarce(&self) -> bool {
+        self.engine.splits_mappings() && sys::mappings::in_use() >= sys::mappings::limit() / 8 * 3
+    }
+
+    /// Arms the open pages of a chunk outside those that it keeps.
+    fn arm_chunk(&self, ready: &StandingReady, chunk: Chunk) -> Result<()> {
+        let Chunk { pages, kept, .. } = chunk;
+        let mut next = Some(pages.start());
+        while let Some(from) = next {
+            let ledger = self.ledger();
+            if ready.rests() {
+                return Ok(());
+            }
+            let guards = ledger.guards.pages();
+            let mut outside = Outside::new(&kept, guards);
+            let masked = sys::signal::Masked::new();
+            self.gate.close();
+            let armed = self.arm_from(ready, from, pages, &mut outside);
+            self.gate.open();
+            drop(masked);
+            drop(ledger);
+            next = armed?;
+        }
+        Ok(())
+    }
+
+    /// Arms slices from page `from` on, for a short time, within the pages `all` of a chunk.
+    /// Returns where to go on. Gate closed and drained.
+    fn arm_from(
+        &self,
+        ready: &StandingReady,
+        from: usize,
+        all: PageRange,
+        outside: &mut Outside,
+    ) -> Result<Option<usize>> {
+        let kept = outside.widen(&self.engine, all, self.pages);
+        let cut = |end| self.engine.whole_end(end);
+        let mut from = from;
+        let mut took = 0;
+        while let Some(slice) = self.dirty.slice_outside(from, LARGE, RUNS, kept, cut) {
+            took += self.arm(Some(slice))?;
+            ready.armed(slice.pages);
+            from = slice.range.end();
+            if took > CLOSED_NS {
+                return Ok(Some(from));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The pages that stay as they are.
+struct Outside {
+    pages: Vec<PageRange>,
+    /// How many of these are the chunk's own.
+    own: usize,
+}
+
+impl Outside {
+    /// Allocates, so before the gate is closed.
+    fn new(own: &[PageRange], guards: impl Iterator<Item = PageRange>) -> Self {
+        let mut pages = own.to_vec();
+        pages.extend(guards);
+        // What lies on either side of the chunk.
+        pages.reserve(2);
+        Self {
+            pages,
+            own: own.len(),
+        }
+    }
+
+    /// Widened to whole blocks of the engine, and with everything outside the chunk's pages `all`.
+    fn widen(&mut self, engine: &Protection, all: PageRange, count: PageCount) -> &[PageRange] {
+        for (index, pages) in self.pages.iter_mut().enumerate() {
+            // A chunk lies in one block, so its first range stands for all of its own.
+            if index == 0 || index >= self.own {
+                *pages = engine.whole_blocks(*pages);
+            }
+        }
+        let all = engine.whole_blocks(all);
+        if all.start() > 0 {
+            self.pages.push(PageRange::from(0..all.start()));
+        }
+        if all.end() < count.get() {
+            self.pages.push(PageRange::from(all.end()..count.get()));
+        }
+        &self.pages
+    }
+}
+
+impl Run<'_> {
+    /// Grows over the pages that a fault opens which needed no copy, as far as they need none.
+    /// `is_first`: the page was not open since the last commit.
+    pub fn grow_while_standing_ready(&mut self, ready: &StandingReady, is_first: bool) {
+        let core = self.core;
+        let at = self.at();
+        let hit = ready.hit(at, core.dirty.run_below(at), core.dirty.run_above(at));
+        self.grow_without_copies(hit.pages.clone());
+        if core.newest() != Epoch::ZERO || !matches!(core.window, Window::Adaptive { .. }) {
+            return;
+        }
+        // What is written before a snapshot says what will be written after it.
+        if is_first || core.epoch() == Epoch::ZERO && hit.is_new {
+            let written = PageRange::from(hit.written);
+            let count = written.count().get() as u64;
+            core.density.saved(at, written, count, 0);
+        }
+    }
+}

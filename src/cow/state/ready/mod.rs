@@ -1,0 +1,392 @@
+//! Standing ready: which pages are worth arming between snapshots, and what that may cost writers.
+//!
+//! Pages that nobody writes should be armed when a snapshot is taken without notice. Nothing says
+//! which these are, so open pages are *tried*: they are armed, and those that are written again
+//! fault and are open. Blocks of pages are tried together. A block with few faults stays armed, but
+//! for the pages that faulted: they are tried again a little later, and where they fault in two
+//! trials in a row they are *hot*, and left alone for longer and longer. A block with many faults
+//! has *failed*: it is opened as a whole, and tried again after a time that doubles.
+//!
+//! Faults cost writers time, which is bounded by *tokens*, in nanoseconds. They come at a share of
+//! the time that passes, and each fault takes what it cost. As many blocks are tried at one time as
+//! the tokens would pay for if all of them failed. Pages that were armed before may be written at
+//! any time, so the fewer tokens are left, the larger is the piece that a fault opens. Both
+//! together find how much of the arena can stay armed.
+//!
+//! All of it is advice: relaxed atomics, of std in models too. A wrong guess costs time, and
+//! nothing is wrong.
+
+mod block;
+mod round;
+mod tokens;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use self::block::{Block, Look};
+use self::round::Round;
+use self::tokens::Tokens;
+use crate::epoch::Epoch;
+use crate::page::{PageCount, PageIndex, PageRange};
+use crate::sys::Zeroed;
+use crate::window::{LARGE, SMALL};
+
+pub(in crate::cow) use bounds::ROUND_NS;
+
+#[cfg(not(loom))]
+mod bounds {
+    /// Faults of a block in one trial after which it has failed.
+    pub const FEW: u8 = 4;
+    /// Pages are tried when they were open for this long.
+    pub const COLD_NS: u64 = 250_000_000;
+    /// Hot pages, for this long.
+    pub const HOT_NS: u64 = 1_000_000_000;
+    /// From one look at all open pages to the next.
+    pub const ROUND_NS: u64 = 125_000_000;
+}
+
+/// The models' clock stands still.
+#[cfg(loom)]
+mod bounds {
+    pub const FEW: u8 = 1;
+    pub const COLD_NS: u64 = 0;
+    pub const HOT_NS: u64 = 0;
+    pub const ROUND_NS: u64 = 0;
+}
+
+/// What a fault does that needs no copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cow) struct Hit {
+    /// The pages to open.
+    pub pages: Range<usize>,
+    /// Those of them, or as many, that are expected to be written.
+    pub written: Range<usize>,
+    /// Neither the page nor its block was hit lately.
+    pub is_new: bool,
+}
+
+pub(in crate::cow) struct StandingReady {
+    pages: PageCount,
+    /// Pages in a block: [`SMALL`], or a huge page.
+    size: usize,
+    blocks: Zeroed<Block>,
+    pub tokens: Tokens,
+    /// Nothing is tried until the next commit.
+    rests: AtomicBool,
+    /// Address space for frames was asked for.
+    has_reserved: AtomicBool,
+    pub round: Round,
+    pages_armed: AtomicU64,
+}
+
+/// Blocks side by side that one step tries.
+pub(in crate::cow) struct Chunk {
+    pub pages: PageRange,
+    /// Pages in it that stay open.
+    pub kept: Vec<PageRange>,
+    /// Blocks in it that are tried.
+    pub trials: usize,
+    /// When another of its blocks is due; the end of time when none is.
+    pub due: u64,
+}
+
+impl Chunk {
+    fn keep(&mut self, pages: Range<usize>) {
+        self.kept.push(PageRange::from(pages));
+    }
+
+    /// Keeps those of the pages from `first` on whose bits are set.
+    fn keep_bits(&mut self, first: usize, bits: u64) {
+        let mut bits = bits;
+        while bits != 0 {
+            let start = bits.trailing_zeros();
+            let count = (bits >> start).trailing_ones();
+            let end = start + count;
+            self.keep(first + start as usize..first + end as usize);
+            bits &= u64::MAX.checked_shl(end).unwrap_or(0);
+        }
+    }
+}
+
+impl StandingReady {
+    /// In huge pages, blocks are those: a fault on one must not split it.
+    pub fn new(pages: PageCount, huge_pages: bool, now: u64) -> std::io::Result<Self> {
+        let size = if huge_pages { LARGE } else { SMALL };
+        Ok(Self {
+            pages,
+            size,
+            blocks: Zeroed::new(pages.get().div_ceil(size))?,
+            tokens: Tokens::new(now),
+            rests: AtomicBool::new(false),
+            has_reserved: AtomicBool::new(false),
+            round: Round::default(),
+            pages_armed: AtomicU64::new(0),
+        })
+    }
+
+    /// This many pages were armed by one call.
+    pub fn armed(&self, pages: usize) {
+        self.pages_armed.fetch_add(pages as u64, Relaxed);
+        self.tokens.charge_call();
+    }
+
+    /// Pages armed so far, each time counted.
+    pub fn pages_armed(&self) -> u64 {
+        self.pages_armed.load(Relaxed)
+    }
+
+    /// All pages were opened: they stay so until the next commit.
+    pub fn rest(&self) {
+        self.rests.store(true, Relaxed);
+    }
+
+    pub fn rests(&self) -> bool {
+        self.rests.load(Relaxed)
+    }
+
+    /// A snapshot was taken.
+    pub fn committed(&self) {
+        self.rests.store(false, Relaxed);
+    }
+
+    /// Whether this is the first time that somebody asks.
+    pub fn reserves(&self) -> bool {
+        !self.has_reserved.swap(true, Relaxed)
+    }
+
+    /// Which pages a fault on `page` opens that needs no copy: there are `below` open pages in a
+    /// row just below it, and `above` above it. Async-signal-safe.
+    pub fn hit(&self, page: PageIndex, below: usize, above: usize) -> Hit {
+        const RUN: usize = 2;
+        let at = page.get();
+        let piece = self.tokens.piece();
+        let is_new = self.count(at);
+        let block = &self.blocks[at / self.size];
+        if self.size > SMALL || piece >= self.size || block.has_failed() {
+            let is_new = block.level() == 0;
+            let pages = self.aligned(at, piece.max(self.size));
+            let blocks = pages.start / self.size..pages.end.div_ceil(self.size);
+            for block in &self.blocks[blocks] {
+                block.fail();
+            }
+            // How many are written cannot be seen any more.
+            let half = self.aligned(at, self.size);
+            let written = half.start..half.start + half.len().div_ceil(2);
+            return Hit {
+                pages,
+                written,
+                is_new,
+            };
+        }
+        // Memory that is written in order soon takes few faults.
+        let around = self.aligned(at, LARGE);
+        let written = match (below, above) {
+            (SMALL.., _) => at..around.end,
+            (RUN.., _) => at..around.end.min(at + below),
+            (_, RUN..) => around.start.max((at + 1).saturating_sub(above))..at + 1,
+            _ => at..at + 1,
+        };
+        let piece = self.aligned(at, piece);
+        Hit {
+            pages: piece.start.min(written.start)..piece.end.max(written.end),
+            written,
+            is_new,
+        }
+    }
+
+    /// Counts a fault; whether the page had not faulted lately.
+    fn count(&self, at: usize) -> bool {
+        let block = &self.blocks[at / self.size];
+        // Larger blocks have no bits of their pages.
+        let page = (self.size == SMALL).then_some(at % SMALL);
+        block.count(page)
+    }
+
+    /// The aligned block of `size` pages that page `at` is in, as far as the arena goes.
+    fn aligned(&self, at: usize, size: usize) -> Range<usize> {
+        let start = at / size * size;
+        start..(start + size).min(self.pages.get())
+    }
+
+    /// Looks at all blocks of the chunk around page `at`, and begins at most `most` trials. `open`
+    /// gives the open ones of the 64 pages from one on, as bits.
+    pub fn look(
+        &self,
+        at: usize,
+        now: u64,
+        epoch: Epoch,
+        most: usize,
+        open: impl Fn(usize) -> u64,
+    ) -> Chunk {
+        let pages = self.aligned(at, LARGE);
+        let mut chunk = Chunk {
+            pages: PageRange::from(pages.clone()),
+            kept: Vec::new(),
+            trials: 0,
+            due: u64::MAX,
+        };
+        for start in pages.step_by(self.size) {
+            let all = self.aligned(start, self.size);
+            let open = { all.clone().step_by(SMALL) }.fold(0, |bits, at| bits | open(at));
+            if open == 0 {
+                continue;
+            }
+            let block = &self.blocks[start / self.size];
+            match block.look(open, now, epoch, chunk.trials < most) {
+                Look::Wait(due) => {
+                    chunk.due = chunk.due.min(due);
+                    chunk.keep(all);
+                }
+                Look::Try(cold) => {
+                    chunk.trials += 1;
+                    if self.size == SMALL {
+                        chunk.keep_bits(start, open & !cold);
+                    }
+                }
+            }
+        }
+        chunk
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::bounds::{COLD_NS, FEW, HOT_NS};
+    use super::*;
+
+    const PAGES: usize = 1000;
+
+    fn ready() -> StandingReady {
+        StandingReady::new(PageCount::new(PAGES), false, 0).unwrap()
+    }
+
+    fn hit(ready: &StandingReady, page: usize) -> Range<usize> {
+        ready.hit(PageIndex::new(page), 0, 0).pages
+    }
+
+    /// Looks at the first chunk, in which these pages are open; returns the pages that stay so.
+    fn look(ready: &StandingReady, now: u64, open: u64) -> Chunk {
+        let bits = |page| if page == 0 { open } else { 0 };
+        ready.look(0, now, Epoch::ZERO, usize::MAX, bits)
+    }
+
+    /// When pages of the first block are tried next, all of which are open.
+    fn next_trial(ready: &StandingReady, now: u64) -> u64 {
+        let mut now = now;
+        loop {
+            let chunk = look(ready, now, u64::MAX);
+            if chunk.trials > 0 {
+                return now;
+            }
+            now = chunk.due;
+        }
+    }
+
+    /// When page 3 of the first block, which is open, is not left alone any more.
+    fn chunk_due(ready: &StandingReady, now: u64) -> u64 {
+        look(ready, now, 1 << 3).due
+    }
+
+    fn kept(chunk: &Chunk) -> Vec<(usize, usize)> {
+        { chunk.kept.iter() }
+            .map(|pages| (pages.start(), pages.end()))
+            .collect()
+    }
+
+    #[test]
+    fn a_page_that_faults_in_two_trials_in_a_row_is_left_alone_for_longer_and_longer() {
+        let ready = ready();
+        let mut now = 0;
+        assert_eq!(look(&ready, now, u64::MAX).trials, 1);
+        assert_eq!(hit(&ready, 3), 3..4);
+        // A page that was opened just now has to wait.
+        let chunk = look(&ready, now, 1 << 3);
+        assert_eq!((chunk.trials, chunk.due), (0, COLD_NS));
+        let mut waited = Vec::new();
+        for _ in 0..8 {
+            now = look(&ready, now, 1 << 3).due;
+            assert_eq!(look(&ready, now, 1 << 3).trials, 1);
+            assert_eq!(hit(&ready, 3), 3..4);
+            let chunk = look(&ready, now, 1 << 3);
+            assert_eq!((chunk.trials, kept(&chunk)), (0, vec![(0, 64)]));
+            waited.push((chunk.due - now) / HOT_NS);
+            // Its neighbour is tried meanwhile.
+            now = look(&ready, now, 0b11 << 3).due;
+            let chunk = look(&ready, now, 0b11 << 3);
+            assert_eq!((chunk.trials, kept(&chunk)), (1, vec![(3, 4)]));
+            now = chunk_due(&ready, now);
+        }
+        assert_eq!(waited, [1, 2, 4, 8, 16, 16, 16, 16]);
+    }
+
+    #[test]
+    fn a_block_with_many_faults_is_opened_and_tried_after_a_time_that_doubles() {
+        let ready = ready();
+        let mut now = 0;
+        assert_eq!(look(&ready, now, u64::MAX).trials, 1);
+        let mut waited = Vec::new();
+        for trial in 0..10 {
+            for page in (0..usize::from(FEW)).map(|page| (page + trial) * 5 % 63) {
+                assert_eq!(hit(&ready, page), page..page + 1);
+            }
+            assert_eq!(hit(&ready, 63), 0..64);
+            let begin = now;
+            now = next_trial(&ready, now);
+            waited.push((now - begin) / COLD_NS);
+        }
+        assert_eq!(waited, [2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
+        // Once it survives, it is trusted sooner.
+        hit(&ready, 1);
+        let begin = now;
+        assert_eq!(next_trial(&ready, now) - begin, COLD_NS << 4);
+    }
+
+    #[test]
+    fn what_a_commit_armed_counts_as_written_when_it_is_open() {
+        let ready = ready();
+        let open = |_| u64::MAX;
+        let now = 1 << 40;
+        let chunk = ready.look(0, now, Epoch::new(1), usize::MAX, open);
+        assert_eq!((chunk.trials, chunk.due), (0, now + COLD_NS));
+        let chunk = ready.look(0, now + COLD_NS, Epoch::new(1), 3, open);
+        assert_eq!((chunk.trials, chunk.pages), (3, (0..512).into()));
+        assert_eq!(chunk.kept.len(), 5);
+    }
+
+    #[test]
+    fn the_last_block_ends_where_the_arena_does() {
+        let ready = ready();
+        ready.tokens.set(i64::MIN / 2);
+        assert_eq!(hit(&ready, 999), 512..1000);
+        let last = |page: usize| if page == 960 { u64::MAX >> 24 } else { 0 };
+        let chunk = ready.look(999, 0, Epoch::ZERO, usize::MAX, last);
+        assert_eq!((chunk.trials, chunk.pages), (0, (512..1000).into()));
+        assert_eq!(kept(&chunk), [(960, 1000)]);
+    }
+
+    #[test]
+    fn runs_grow_by_as_much_as_they_are_long() {
+        let ready = ready();
+        let hit = |page, below, above| ready.hit(PageIndex::new(page), below, above).pages;
+        assert_eq!(hit(100, 2, 0), 100..102);
+        assert_eq!(hit(200, 64, 0), 200..512);
+        assert_eq!(hit(300, 0, 5), 296..301);
+        assert_eq!(hit(600, 1, 1), 600..601);
+    }
+
+    #[test]
+    fn a_huge_page_is_opened_as_one() {
+        let ready = StandingReady::new(PageCount::new(PAGES), true, 0).unwrap();
+        assert_eq!(hit(&ready, 3), 0..512);
+        let chunk = ready.look(600, 0, Epoch::ZERO, 1, |_| u64::MAX);
+        assert_eq!((chunk.trials, kept(&chunk)), (1, Vec::new()));
+    }
+
+    #[test]
+    fn runs_of_bits_are_runs_of_pages() {
+        let mut chunk = look(&ready(), 0, 0);
+        chunk.keep_bits(64, 1 << 63 | 0b110);
+        chunk.keep_bits(128, u64::MAX);
+        assert_eq!(kept(&chunk), [(65, 67), (127, 128), (128, 192)]);
+    }
+}
