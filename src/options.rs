@@ -159,6 +159,8 @@ pub(crate) struct Options {
     pub keeper: bool,
     /// Pages that are not written are armed between snapshots.
     pub stand_ready: bool,
+    /// When they were not written for this long.
+    pub cold: Duration,
     /// How long memory of free frames stays when no snapshot is taken or dropped.
     pub decay: Duration,
 }
@@ -172,6 +174,7 @@ impl Default for Options {
             huge_pages: false,
             keeper: true,
             stand_ready: false,
+            cold: Duration::from_millis(250),
             decay: Duration::from_secs(10),
         }
     }

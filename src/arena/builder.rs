@@ -106,6 +106,14 @@ impl ArenaBuilder {
         self
     }
 
+    /// For how long a page must have been left alone before it is armed where the arena
+    /// [stands ready](Self::stand_ready), and everything else that follows from it. For tests.
+    #[doc(hidden)]
+    pub fn cold(mut self, cold: Duration) -> Self {
+        self.options.cold = cold;
+        self
+    }
+
     /// For how long the memory of copies that are not needed any more is kept for the next
     /// snapshots, when none is taken or dropped meanwhile (default: 10 s). As many copies' memory
     /// is kept as were made between two snapshots lately; 4 MiB are always kept. With zero it is

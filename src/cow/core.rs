@@ -73,7 +73,7 @@ impl Core {
         };
         let ready = options.stand_ready.then(|| {
             let now = sys::clock::now();
-            StandingReady::new(pages, options.huge_pages, now).map_err(no_memory)
+            StandingReady::new(pages, options, now).map_err(no_memory)
         });
         Ok(Self {
             page_size,

@@ -10,7 +10,7 @@
 
 use crate::cow::core::Core;
 use crate::cow::run::Run;
-use crate::cow::state::ready::{Chunk, ROUND_NS, StandingReady};
+use crate::cow::state::ready::{Chunk, StandingReady, Times};
 use crate::cow::tend::Tended;
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -20,9 +20,6 @@ use crate::protect::Protection;
 use crate::sys;
 use crate::window::LARGE;
 
-/// How often to look when nothing is due, or when no snapshot was taken or dropped for the decay
-/// time.
-pub(super) const REST_NS: u64 = if cfg!(loom) { 0 } else { 1_000_000_000 };
 /// Chunks that one step looks at.
 const LOOKS: usize = 256;
 /// Runs of pages in a slice.
@@ -34,15 +31,16 @@ impl Core {
     /// One step. Not where faults might not arrive.
     pub(super) fn get_colder(&self, ready: &StandingReady, is_quiet: bool) -> Tended {
         let now = sys::clock::now();
+        let Times { round, rest, .. } = ready.times;
         ready.tokens.pay(now);
         if ready.rests() || self.mappings_are_scarce() {
-            return Tended::Later(REST_NS);
+            return Tended::Later(rest);
         }
         if let Err(time) = ready.round.begin(now, || ready.tokens.trials()) {
             return Tended::Later(time);
         }
-        let least = if is_quiet { REST_NS } else { ROUND_NS };
-        let end = |next| Tended::Later(ready.round.end(now, next, least, REST_NS));
+        let least = if is_quiet { rest } else { round };
+        let end = |next| Tended::Later(ready.round.end(now, next, least, rest));
         for _ in 0..LOOKS {
             let (from, trials) = ready.round.at();
             let Some(open) = self.dirty.first_open(from) else {

@@ -10,7 +10,6 @@ use std::time::Duration;
 #[cfg(not(loom))]
 use crate::cow::budget::Budget;
 use crate::cow::core::Core;
-use crate::cow::ready::REST_NS;
 use crate::epoch::Epoch;
 
 use bounds::{AHEAD, KEPT, PAGES_PER_FRAME, STEP};
@@ -57,7 +56,7 @@ impl Core {
                 tended.min(self.get_colder(ready, self.upkeep.left() == 0))
             }
             // Perhaps they will.
-            Some(_) => tended.min(Tended::Later(REST_NS)),
+            Some(ready) => tended.min(Tended::Later(ready.times.rest)),
             None => tended,
         }
     }

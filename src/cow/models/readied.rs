@@ -8,6 +8,8 @@ fn standing_ready(pages: usize, engine: Engine) -> Arc<Core> {
         engine,
         window: Window::Page,
         stand_ready: true,
+        // The clock stands still.
+        cold: Duration::ZERO,
         ..Options::default()
     };
     arena_of(pages, 1, &options)

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::bounds::{COLD_NS, FEW, HOT_NS};
+use super::{FEW, Times};
 use crate::epoch::Epoch;
 use crate::sys::ZeroValid;
 
@@ -50,8 +50,8 @@ fn raise(level: &AtomicU8, most: u8) {
 
 impl Block {
     /// What to do with the block, of which the pages `open` are. A trial begins if it `may`.
-    pub fn look(&self, open: u64, now: u64, epoch: Epoch, may: bool) -> Look {
-        let hot_due = self.look_at_hot(now);
+    pub fn look(&self, open: u64, now: u64, epoch: Epoch, times: Times, may: bool) -> Look {
+        let hot_due = self.look_at_hot(now, times);
         let cold = open & !self.hot.load(Relaxed);
         if cold == 0 {
             return Look::Wait(hot_due);
@@ -67,7 +67,7 @@ impl Block {
             }
             self.faults.store(0, Relaxed);
             self.is_tried.store(false, Relaxed);
-            let due = now + (COLD_NS << self.level.load(Relaxed));
+            let due = now + (times.cold << self.level.load(Relaxed));
             self.due.store(due, Relaxed);
         }
         let due = self.due.load(Relaxed);
@@ -79,14 +79,14 @@ impl Block {
     }
 
     /// Hot pages get another chance when it is time; returns when it will be.
-    fn look_at_hot(&self, now: u64) -> u64 {
+    fn look_at_hot(&self, now: u64, times: Times) -> u64 {
         let hot = self.hot.load(Relaxed);
         if hot == 0 {
             return u64::MAX;
         }
         let due = self.hot_due.load(Relaxed);
         if due == 0 {
-            let due = (now + (HOT_NS << self.hot_level.load(Relaxed))).max(1);
+            let due = (now + (times.hot << self.hot_level.load(Relaxed))).max(1);
             self.hot_due.store(due, Relaxed);
             return due;
         }

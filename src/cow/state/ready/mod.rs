@@ -22,36 +22,43 @@ mod tokens;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use self::block::{Block, Look};
 use self::round::Round;
 use self::tokens::Tokens;
 use crate::epoch::Epoch;
+use crate::options::Options;
 use crate::page::{PageCount, PageIndex, PageRange};
 use crate::sys::Zeroed;
 use crate::window::{LARGE, SMALL};
 
-pub(in crate::cow) use bounds::ROUND_NS;
+/// Faults of a block in one trial after which it has failed.
+const FEW: u8 = if cfg!(loom) { 1 } else { 4 };
 
-#[cfg(not(loom))]
-mod bounds {
-    /// Faults of a block in one trial after which it has failed.
-    pub const FEW: u8 = 4;
-    /// Pages are tried when they were open for this long.
-    pub const COLD_NS: u64 = 250_000_000;
-    /// Hot pages, for this long.
-    pub const HOT_NS: u64 = 1_000_000_000;
-    /// From one look at all open pages to the next.
-    pub const ROUND_NS: u64 = 125_000_000;
+/// How long things take, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cow) struct Times {
+    /// Pages are tried when they were open for this long; hot ones, for this long.
+    cold: u64,
+    hot: u64,
+    /// From one look at all open pages to the next, at least.
+    pub round: u64,
+    /// The same where nothing is due, or nothing may be done.
+    pub rest: u64,
 }
 
-/// The models' clock stands still.
-#[cfg(loom)]
-mod bounds {
-    pub const FEW: u8 = 1;
-    pub const COLD_NS: u64 = 0;
-    pub const HOT_NS: u64 = 0;
-    pub const ROUND_NS: u64 = 0;
+impl Times {
+    fn new(cold: Duration) -> Self {
+        const MOST: u128 = 1 << 40;
+        let cold = cold.as_nanos().min(MOST) as u64;
+        Self {
+            cold,
+            hot: cold * 4,
+            round: cold / 2,
+            rest: cold * 4,
+        }
+    }
 }
 
 /// What a fault does that needs no copy.
@@ -67,6 +74,7 @@ pub(in crate::cow) struct Hit {
 
 pub(in crate::cow) struct StandingReady {
     pages: PageCount,
+    pub times: Times,
     /// Pages in a block: [`SMALL`], or a huge page.
     size: usize,
     blocks: Zeroed<Block>,
@@ -110,10 +118,11 @@ impl Chunk {
 
 impl StandingReady {
     /// In huge pages, blocks are those: a fault on one must not split it.
-    pub fn new(pages: PageCount, huge_pages: bool, now: u64) -> std::io::Result<Self> {
-        let size = if huge_pages { LARGE } else { SMALL };
+    pub fn new(pages: PageCount, options: &Options, now: u64) -> std::io::Result<Self> {
+        let size = if options.huge_pages { LARGE } else { SMALL };
         Ok(Self {
             pages,
+            times: Times::new(options.cold),
             size,
             blocks: Zeroed::new(pages.get().div_ceil(size))?,
             tokens: Tokens::new(now),
@@ -232,7 +241,7 @@ impl StandingReady {
                 continue;
             }
             let block = &self.blocks[start / self.size];
-            match block.look(open, now, epoch, chunk.trials < most) {
+            match block.look(open, now, epoch, self.times, chunk.trials < most) {
                 Look::Wait(due) => {
                     chunk.due = chunk.due.min(due);
                     chunk.keep(all);
@@ -251,13 +260,15 @@ impl StandingReady {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::bounds::{COLD_NS, FEW, HOT_NS};
     use super::*;
+
+    const COLD_NS: u64 = 250_000_000;
+    const HOT_NS: u64 = 1_000_000_000;
 
     const PAGES: usize = 1000;
 
     fn ready() -> StandingReady {
-        StandingReady::new(PageCount::new(PAGES), false, 0).unwrap()
+        StandingReady::new(PageCount::new(PAGES), &Options::default(), 0).unwrap()
     }
 
     fn hit(ready: &StandingReady, page: usize) -> Range<usize> {
@@ -376,7 +387,11 @@ mod tests {
 
     #[test]
     fn a_huge_page_is_opened_as_one() {
-        let ready = StandingReady::new(PageCount::new(PAGES), true, 0).unwrap();
+        let options = Options {
+            huge_pages: true,
+            ..Options::default()
+        };
+        let ready = StandingReady::new(PageCount::new(PAGES), &options, 0).unwrap();
         assert_eq!(hit(&ready, 3), 0..512);
         let chunk = ready.look(600, 0, Epoch::ZERO, 1, |_| u64::MAX);
         assert_eq!((chunk.trials, kept(&chunk)), (1, Vec::new()));

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use super::bounds::FEW;
+use super::FEW;
 use crate::window::{LARGE, SMALL};
 
 /// Writers pay for a time of this many nanoseconds with one: at most 1 % of one writer's time.
