@@ -18,7 +18,7 @@ use crate::options::Window;
 use crate::page::{PageCount, PageRange};
 use crate::protect::Protection;
 use crate::sys;
-use crate::window::LARGE;
+use crate::window::{LARGE, SMALL};
 
 /// Chunks that one step looks at.
 const LOOKS: usize = 256;
@@ -61,6 +61,27 @@ impl Core {
             }
         }
         Tended::More
+    }
+
+    /// What is open when the first snapshot is prepared, and was written lately, is expected to be
+    /// written after it. Before any of it is armed.
+    pub(super) fn tell_the_past(&self) {
+        let Some(ready) = &self.ready else { return };
+        let is_asked = matches!(self.window, Window::Adaptive { .. });
+        if !is_asked || self.epoch() != Epoch::ZERO || !ready.has_past() {
+            return;
+        }
+        let mut from = 0;
+        while let Some(open) = self.dirty.first_open(from) {
+            let first = open.get() / SMALL * SMALL;
+            from = first + SMALL;
+            let expected = ready.expected(first, self.dirty.open_bits(first));
+            if expected > 0 {
+                let pages = PageRange::from(first..first + expected);
+                let page = pages.first();
+                self.density.saved(page, pages, expected as u64, 0);
+            }
+        }
     }
 
     /// Whether arming pages here and there might bring the process near the wall.
@@ -156,20 +177,8 @@ impl Outside {
 
 impl Run<'_> {
     /// Grows over the pages that a fault opens which needed no copy, as far as they need none.
-    /// `is_first`: the page was not open since the last commit.
-    pub fn grow_while_standing_ready(&mut self, ready: &StandingReady, is_first: bool) {
-        let core = self.core;
-        let at = self.at();
-        let hit = ready.hit(at, core.dirty.run_below(at), core.dirty.run_above(at));
-        self.grow_without_copies(hit.pages.clone());
-        if core.newest() != Epoch::ZERO || !matches!(core.window, Window::Adaptive { .. }) {
-            return;
-        }
-        // What is written before a snapshot says what will be written after it.
-        if is_first || core.epoch() == Epoch::ZERO && hit.is_new {
-            let written = PageRange::from(hit.written);
-            let count = written.count().get() as u64;
-            core.density.saved(at, written, count, 0);
-        }
+    pub fn grow_while_standing_ready(&mut self, ready: &StandingReady) {
+        let pages = ready.hit(self.at(), sys::clock::now());
+        self.grow_without_copies(pages);
     }
 }

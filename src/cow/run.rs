@@ -145,7 +145,7 @@ impl<'a> Run<'a> {
         let core = self.core;
         if let Some(ready) = &core.ready {
             if dealt >= core.newest() {
-                self.grow_while_standing_ready(ready, dealt < self.epoch);
+                self.grow_while_standing_ready(ready);
             }
             return;
         }

@@ -240,7 +240,9 @@ fn pages_of_a_guard_are_left_out() {
 fn the_first_interval_has_a_past() {
     for_each_engine(|engine| {
         let faults = |stand_ready| {
-            let builder = standing_ready(engine).stand_ready(stand_ready);
+            // It takes half a second until blocks that failed are tried again.
+            let builder = standing_ready(engine).cold(Duration::from_millis(250));
+            let builder = builder.stand_ready(stand_ready);
             let (mut arena, _) = filled(builder);
             let dense: Vec<usize> = (512..1536).map(|page| page * 5 % 1024 + 512).collect();
             if stand_ready {

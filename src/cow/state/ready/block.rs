@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 use super::{FEW, Times};
 use crate::epoch::Epoch;
 use crate::sys::ZeroValid;
+use crate::window::SMALL;
 
 /// The time after which a block is tried doubles up to this many times where it failed.
 const LEVELS: u8 = 8;
@@ -30,6 +31,12 @@ pub(super) struct Block {
     faults: AtomicU8,
     /// A trial is on, or has ended without anybody having looked.
     is_tried: AtomicBool,
+    /// When the first of these was.
+    since: AtomicU64,
+    /// Pages that were opened in order in this trial, or faulted.
+    run: AtomicU64,
+    /// Pages that are expected to be written soon, at least.
+    dense: AtomicU8,
 }
 
 // SAFETY: atomics of plain values, for which zero bytes are the values 0 and false.
@@ -66,6 +73,7 @@ impl Block {
                 self.level.store(self.level.load(Relaxed) / 2, Relaxed);
             }
             self.faults.store(0, Relaxed);
+            self.run.store(0, Relaxed);
             self.is_tried.store(false, Relaxed);
             let due = now + (times.cold << self.level.load(Relaxed));
             self.due.store(due, Relaxed);
@@ -108,20 +116,63 @@ impl Block {
             self.hot_level.store(0, Relaxed);
         }
         self.faults.store(0, Relaxed);
+        self.run.store(0, Relaxed);
+        self.dense.store(0, Relaxed);
         self.is_tried.store(true, Relaxed);
     }
 
-    /// Counts a fault; whether the page, whose bit it is, had not faulted lately.
-    pub fn count(&self, bit: Option<usize>) -> bool {
+    /// Counts a fault, on the page of this bit.
+    pub fn count(&self, bit: usize, now: u64) {
         let faults = self.faults.load(Relaxed).saturating_add(1);
         self.faults.store(faults, Relaxed);
-        let bit = bit.map_or(0, |bit| 1 << bit);
-        let before = self.once.fetch_or(bit, Relaxed) | self.hot.load(Relaxed);
-        let is_new = before & bit == 0;
-        if !is_new {
+        if faults == 1 {
+            self.since.store(now, Relaxed);
+        }
+        let bit = 1 << bit;
+        if self.once.fetch_or(bit, Relaxed) & bit != 0 {
             self.hot.fetch_or(bit, Relaxed);
         }
-        is_new
+        self.run.fetch_or(bit, Relaxed);
+    }
+
+    /// It has failed: how many of its pages are written in half a second, if they go on as in this
+    /// trial.
+    pub fn extrapolate(&self, now: u64) {
+        const TIME: u64 = 500_000_000;
+        let took = now.saturating_sub(self.since.load(Relaxed));
+        let dense = TIME * u64::from(FEW) / took.max(1);
+        self.dense.store(dense.min(SMALL as u64) as u8, Relaxed);
+    }
+
+    /// How many of its pages, of which these are open, are expected to be written soon.
+    pub fn expected(&self, open: u64) -> usize {
+        let written = self.hot.load(Relaxed) | self.once.load(Relaxed);
+        let seen = (open & written).count_ones();
+        seen.max(self.dense.load(Relaxed).into()) as usize
+    }
+
+    /// Pages in a row just below the one of this bit that were opened in order.
+    pub fn run_below(&self, bit: usize) -> usize {
+        let below = self.run.load(Relaxed).checked_shl((SMALL - bit) as u32);
+        below.map_or(0, |below| below.leading_ones() as usize)
+    }
+
+    /// This many pages from the one of this bit on are opened in order; returns how many there are.
+    pub fn open_in_order(&self, bit: usize, count: usize) -> usize {
+        let count = count.min(SMALL - bit);
+        self.run
+            .fetch_or(u64::MAX >> (SMALL - count) << bit, Relaxed);
+        count
+    }
+
+    /// Whether all of its pages were opened in order.
+    pub fn is_full(&self) -> bool {
+        self.run.load(Relaxed) == u64::MAX
+    }
+
+    /// All of its pages are opened in order.
+    pub fn fill(&self) {
+        self.run.store(u64::MAX, Relaxed);
     }
 
     /// Whether there were too many faults in this trial.
@@ -132,10 +183,5 @@ impl Block {
     /// It is opened as a whole.
     pub fn fail(&self) {
         self.faults.store(u8::MAX, Relaxed);
-    }
-
-    /// How often it has failed lately.
-    pub fn level(&self) -> u8 {
-        self.level.load(Relaxed)
     }
 }

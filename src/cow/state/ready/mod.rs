@@ -61,17 +61,6 @@ impl Times {
     }
 }
 
-/// What a fault does that needs no copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cow) struct Hit {
-    /// The pages to open.
-    pub pages: Range<usize>,
-    /// Those of them, or as many, that are expected to be written.
-    pub written: Range<usize>,
-    /// Neither the page nor its block was hit lately.
-    pub is_new: bool,
-}
-
 pub(in crate::cow) struct StandingReady {
     pages: PageCount,
     pub times: Times,
@@ -83,6 +72,8 @@ pub(in crate::cow) struct StandingReady {
     rests: AtomicBool,
     /// Address space for frames was asked for.
     has_reserved: AtomicBool,
+    /// What was written before the first snapshot was asked for.
+    has_told: AtomicBool,
     pub round: Round,
     pages_armed: AtomicU64,
 }
@@ -128,6 +119,7 @@ impl StandingReady {
             tokens: Tokens::new(now),
             rests: AtomicBool::new(false),
             has_reserved: AtomicBool::new(false),
+            has_told: AtomicBool::new(false),
             round: Round::default(),
             pages_armed: AtomicU64::new(0),
         })
@@ -163,52 +155,60 @@ impl StandingReady {
         !self.has_reserved.swap(true, Relaxed)
     }
 
-    /// Which pages a fault on `page` opens that needs no copy: there are `below` open pages in a
-    /// row just below it, and `above` above it. Async-signal-safe.
-    pub fn hit(&self, page: PageIndex, below: usize, above: usize) -> Hit {
-        const RUN: usize = 2;
+    /// Which pages a fault on `page` opens that needs no copy. Async-signal-safe.
+    pub fn hit(&self, page: PageIndex, now: u64) -> Range<usize> {
         let at = page.get();
         let piece = self.tokens.piece();
-        let is_new = self.count(at);
-        let block = &self.blocks[at / self.size];
-        if self.size > SMALL || piece >= self.size || block.has_failed() {
-            let is_new = block.level() == 0;
-            let pages = self.aligned(at, piece.max(self.size));
-            let blocks = pages.start / self.size..pages.end.div_ceil(self.size);
-            for block in &self.blocks[blocks] {
-                block.fail();
-            }
-            // How many are written cannot be seen any more.
-            let half = self.aligned(at, self.size);
-            let written = half.start..half.start + half.len().div_ceil(2);
-            return Hit {
-                pages,
-                written,
-                is_new,
-            };
+        let index = at / self.size;
+        let block = &self.blocks[index];
+        if self.size > SMALL {
+            return self.fail(self.aligned(at, self.size.max(piece)));
+        }
+        let bit = at % SMALL;
+        block.count(bit, now);
+        if piece >= SMALL {
+            return self.fail(self.aligned(at, piece));
         }
         // Memory that is written in order soon takes few faults.
-        let around = self.aligned(at, LARGE);
-        let written = match (below, above) {
-            (SMALL.., _) => at..around.end,
-            (RUN.., _) => at..around.end.min(at + below),
-            (_, RUN..) => around.start.max((at + 1).saturating_sub(above))..at + 1,
-            _ => at..at + 1,
-        };
-        let piece = self.aligned(at, piece);
-        Hit {
-            pages: piece.start.min(written.start)..piece.end.max(written.end),
-            written,
-            is_new,
+        let is_full = |back| index >= back && self.blocks[index - back].is_full();
+        if bit == 0 && is_full(1) {
+            let size = if is_full(2) { LARGE } else { SMALL };
+            let pages = at..self.aligned(at, size).end;
+            for block in &self.blocks[index..pages.end.div_ceil(SMALL)] {
+                block.fill();
+            }
+            return pages;
         }
+        let run = block.run_below(bit);
+        if run > 1 {
+            let count = block.open_in_order(bit, run);
+            return at..(at + count).min(self.pages.get());
+        }
+        if block.has_failed() {
+            block.extrapolate(now);
+            return self.fail(self.aligned(at, SMALL));
+        }
+        self.aligned(at, piece)
     }
 
-    /// Counts a fault; whether the page had not faulted lately.
-    fn count(&self, at: usize) -> bool {
-        let block = &self.blocks[at / self.size];
-        // Larger blocks have no bits of their pages.
-        let page = (self.size == SMALL).then_some(at % SMALL);
-        block.count(page)
+    /// The blocks of these pages are opened as a whole.
+    fn fail(&self, pages: Range<usize>) -> Range<usize> {
+        for block in &self.blocks[pages.start / self.size..pages.end.div_ceil(self.size)] {
+            block.fail();
+        }
+        pages
+    }
+
+    /// How many of the 64 pages from `first` on, of which these are open, are expected to be
+    /// written in half a second.
+    pub fn expected(&self, first: usize, open: u64) -> usize {
+        self.blocks[first / self.size].expected(open)
+    }
+
+    /// Whether this is the first time that somebody asks what was written before the first
+    /// snapshot.
+    pub fn has_past(&self) -> bool {
+        !self.has_told.swap(true, Relaxed)
     }
 
     /// The aligned block of `size` pages that page `at` is in, as far as the arena goes.
@@ -272,7 +272,7 @@ mod tests {
     }
 
     fn hit(ready: &StandingReady, page: usize) -> Range<usize> {
-        ready.hit(PageIndex::new(page), 0, 0).pages
+        ready.hit(PageIndex::new(page), 0)
     }
 
     /// Looks at the first chunk, in which these pages are open; returns the pages that stay so.
@@ -376,13 +376,18 @@ mod tests {
     }
 
     #[test]
-    fn runs_grow_by_as_much_as_they_are_long() {
+    fn pages_written_in_order_soon_take_few_faults() {
         let ready = ready();
-        let hit = |page, below, above| ready.hit(PageIndex::new(page), below, above).pages;
-        assert_eq!(hit(100, 2, 0), 100..102);
-        assert_eq!(hit(200, 64, 0), 200..512);
-        assert_eq!(hit(300, 0, 5), 296..301);
-        assert_eq!(hit(600, 1, 1), 600..601);
+        let mut faults = Vec::new();
+        let mut open = 0;
+        while open < 512 {
+            faults.push(open);
+            open = hit(&ready, open).end;
+        }
+        assert_eq!(faults, [0, 1, 2, 4, 8, 16, 32, 64, 128]);
+        // Here and there, it is no order.
+        assert_eq!(hit(&ready, 600), 600..601);
+        assert_eq!(hit(&ready, 640), 640..641);
     }
 
     #[test]
@@ -395,6 +400,23 @@ mod tests {
         assert_eq!(hit(&ready, 3), 0..512);
         let chunk = ready.look(600, 0, Epoch::ZERO, 1, |_| u64::MAX);
         assert_eq!((chunk.trials, kept(&chunk)), (1, Vec::new()));
+    }
+
+    #[test]
+    fn hot_pages_and_dense_blocks_are_expected_to_be_written() {
+        let ready = ready();
+        assert_eq!(look(&ready, 0, u64::MAX).trials, 1);
+        hit(&ready, 3);
+        assert_eq!(ready.expected(0, 1 << 3), 1);
+        assert_eq!(ready.expected(64, u64::MAX), 0);
+        ready.tokens.set(-1);
+        assert_eq!(hit(&ready, 70), 64..128);
+        assert_eq!(ready.expected(64, u64::MAX), 1);
+        ready.tokens.set(i64::MAX / 2);
+        for page in [5, 10, 15, 20] {
+            ready.hit(PageIndex::new(page), 200_000_000);
+        }
+        assert_eq!(ready.expected(0, u64::MAX), 10);
     }
 
     #[test]
