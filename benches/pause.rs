@@ -16,7 +16,7 @@
 //!   between the steps of a [`Pending`](pagecow::Pending). When that is ready (or stalled), the
 //!   thread commits it after one more burst.
 //!
-//! With `stand_ready`, the arena stands ready for snapshots, and the writer runs for four seconds
+//! With `stand_ready`, the arena stands ready for snapshots, and the writer runs for three seconds
 //! before it is taken (or the process forks) without notice, instead of 30 ms. There `own-hot` is
 //! the load of `hot` in the thread that calls `snapshot` (or forks), without any step before.
 //! `call_us` is the whole call of `snapshot` there, or of the commit for `own-thread`.
@@ -71,7 +71,7 @@ const HUGE_ENOUGH: f64 = 0.9;
 /// How long the writer runs before the snapshot or the fork.
 const WARM_UP: Duration = Duration::from_millis(30);
 /// The same where the arena is to stand ready.
-const LONG_WARM_UP: Duration = Duration::from_secs(4);
+const LONG_WARM_UP: Duration = Duration::from_secs(3);
 /// The event loop of `own-thread` takes this long for events and this long for a step, in turn.
 const BURST: Duration = Duration::from_micros(200);
 const STEP: Duration = Duration::from_micros(200);
@@ -434,7 +434,7 @@ fn main() -> ExitCode {
             }
             let times = options.repetitions();
             let times = if case.stand_ready {
-                times.div_ceil(2)
+                times.min(5)
             } else {
                 times
             };

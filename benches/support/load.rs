@@ -17,6 +17,8 @@ pub struct Load<'a> {
     words: &'a [AtomicU64],
     words_per_page: usize,
     hot: Vec<usize>,
+    /// One store in this many goes to any page.
+    anywhere: u64,
     random: Random,
     last: Instant,
 }
@@ -31,16 +33,22 @@ impl<'a> Load<'a> {
             words,
             words_per_page,
             hot,
+            anywhere: ANYWHERE,
             random,
             last: Instant::now(),
         }
+    }
+
+    /// The same with one store in this many to any page.
+    pub fn with_anywhere(self, anywhere: u64) -> Self {
+        Self { anywhere, ..self }
     }
 
     /// Makes one store; returns how long after the last one it was done. Between two stores in a
     /// row there is only the choice of a page and one look at the clock.
     #[inline]
     pub fn store(&mut self) -> Duration {
-        let page = if self.random.next() >> 32 < (1 << 32) / ANYWHERE {
+        let page = if self.random.next() >> 32 < (1 << 32) / self.anywhere {
             self.random.below(self.words.len() / self.words_per_page)
         } else {
             self.hot[self.random.below(HOT)]
