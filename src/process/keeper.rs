@@ -1,7 +1,8 @@
 //! The keeper: one background thread for all arenas, which [tends](crate::cow::tend) them.
 //!
 //! An arena is on its list from when a snapshot of it is taken or dropped, until nothing is left to
-//! do for it. The thread is started by the first of them and sleeps while the list is empty.
+//! do for it; one that is to stand ready for snapshots, for as long as it exists. The thread is
+//! started by the first of them and sleeps while the list is empty.
 //! A keeper that is late, or that could not be started, costs speed and memory, nothing else.
 //!
 //! It tends one arena at a time, named as *busy* under the lock, and holds no lock of its own
@@ -191,7 +192,7 @@ fn tend(arena: &Registered) -> Tended {
     const STEPS: usize = 8;
     let mut tended = Tended::More;
     for _ in 0..STEPS {
-        tended = arena.core().tend_once();
+        tended = arena.tend_once();
         if tended != Tended::More {
             break;
         }

@@ -5,8 +5,10 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use crate::cow::core::Core;
+use crate::cow::tend::Tended;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::page::PageSize;
@@ -60,6 +62,9 @@ impl Registered {
         // SAFETY: it stays in its `Arc`, and its drop begins with removing it.
         let add = || unsafe { ARENAS.add(&addresses, &*registered) };
         registered.place.get_or_init(add);
+        if registered.core.stands_ready() {
+            registered.wake_keeper();
+        }
         Ok(registered)
     }
 
@@ -67,7 +72,23 @@ impl Registered {
         &self.core
     }
 
-    /// A snapshot was taken or dropped: there may be something to do for the keeper.
+    /// A step of what the keeper does.
+    pub fn tend_once(&self) -> Tended {
+        self.core.tend_once(self.may_arm())
+    }
+
+    /// The same by hand, for about this long.
+    pub fn tend(&self, budget: Duration) {
+        self.core.tend(budget, || self.may_arm());
+    }
+
+    /// Whether pages may be armed by a thread that does not store to them.
+    fn may_arm(&self) -> bool {
+        self.core.stands_ready() && self.faults_arrive()
+    }
+
+    /// A snapshot was taken or dropped, or the arena is new and to stand ready for one: there may
+    /// be something to do for the keeper.
     pub fn wake_keeper(&self) {
         if self.has_keeper {
             keeper::look_after(self, &self.known_to_keeper);

@@ -151,6 +151,41 @@ fn all_signals_are_blocked() {
     ended.expect_finished();
 }
 
+/// Without a snapshot, and also in the child of a fork, once it has taken one.
+#[test]
+fn it_arms_what_is_to_stand_ready() {
+    let ended = in_child(|engine| {
+        let mut arena = filled(on(engine).stand_ready(true));
+        await_keepers(1);
+        let pages = (LEN / page_size()) as u64;
+        let open = |arena: &Arena| arena.prepare().unwrap().left().pages;
+        while open(&arena) > 0 {
+            std::thread::yield_now();
+        }
+        assert!(arena.stats().pages_armed_early >= pages);
+        match fork() {
+            Forked::Child => end_of_fork(|| {
+                arena.fill(2);
+                assert!(open(&arena) > 0);
+                assert_eq!(keepers().len(), 0);
+                let snapshot = arena.snapshot().unwrap();
+                arena.fill(3);
+                while open(&arena) > 0 {
+                    std::thread::yield_now();
+                }
+                expect_bytes(&snapshot, &vec![2; LEN]);
+                arena.check_invariants().unwrap();
+            }),
+            Forked::Parent(child) => expect_child_ended_well(child),
+        }
+        arena.fill(4);
+        let snapshot = arena.snapshot().unwrap();
+        arena.fill(5);
+        expect_bytes(&snapshot, &vec![4; LEN]);
+    });
+    ended.expect_finished();
+}
+
 /// More than a snapshot makes ready itself.
 #[test]
 fn it_makes_frames_ready() {
