@@ -11,9 +11,15 @@
 //! - `idle`: no thread;
 //! - `busy`: another thread that stores at full speed, to a hot set of 500 pages and, one time in
 //!   20, to any;
-//! - `own-thread`: the same load in the thread that takes the snapshot (or forks), in bursts
+//! - `hot`: the same on another thread, at 10 000 stores a second (500 of them to any page);
+//! - `own-thread`: the load of `busy` in the thread that takes the snapshot (or forks), in bursts
 //!   between the steps of a [`Pending`](pagecow::Pending). When that is ready (or stalled), the
 //!   thread commits it after one more burst.
+//!
+//! With `stand_ready`, the arena stands ready for snapshots, and the writer runs for three seconds
+//! before it is taken (or the process forks) without notice, instead of 30 ms. There `own-hot` is
+//! the load of `hot` in the thread that calls `snapshot` (or forks), without any step before.
+//! `call_us` is the whole call of `snapshot` there, or of the commit for `own-thread`.
 //!
 //! `commit_us` is what writers see of the commit (`Stats::last_pause`); for `own-thread` it is the
 //! whole call of `commit`. `fork_us` is the whole call of `fork()`. `snapshot_us` is everything
@@ -46,6 +52,16 @@ const SIZES: [usize; 4] = [64 * MIB, 256 * MIB, 1024 * MIB, 4096 * MIB];
 const QUICK_SIZES: [usize; 2] = [64 * MIB, 256 * MIB];
 const WRITERS: [Writer; 3] = [Writer::Idle, Writer::Busy, Writer::OwnThread];
 
+/// Where the arena may stand ready.
+const READY_SIZES: [usize; 2] = [1024 * MIB, 4096 * MIB];
+const QUICK_READY_SIZES: [usize; 1] = [256 * MIB];
+const READY_WRITERS: [(Writer, bool); 4] = [
+    (Writer::Hot, false),
+    (Writer::Hot, true),
+    (Writer::OwnHot, true),
+    (Writer::Busy, true),
+];
+
 /// Of huge pages, with no writer.
 const HUGE_SIZES: [usize; 2] = [1024 * MIB, 4096 * MIB];
 const QUICK_HUGE_SIZES: [usize; 1] = [256 * MIB];
@@ -54,6 +70,8 @@ const HUGE_ENOUGH: f64 = 0.9;
 
 /// How long the writer runs before the snapshot or the fork.
 const WARM_UP: Duration = Duration::from_millis(30);
+/// The same where the arena is to stand ready.
+const LONG_WARM_UP: Duration = Duration::from_secs(3);
 /// The event loop of `own-thread` takes this long for events and this long for a step, in turn.
 const BURST: Duration = Duration::from_micros(200);
 const STEP: Duration = Duration::from_micros(200);
@@ -65,7 +83,9 @@ struct Row {
     size_mib: usize,
     huge: bool,
     writer: Writer,
+    stand_ready: bool,
     commit_us: f64,
+    call_us: f64,
     snapshot_us: f64,
     worst_writer_stall_us: Option<f64>,
     arm_ms: f64,
@@ -81,7 +101,9 @@ struct Row {
 enum Writer {
     Idle,
     Busy,
+    Hot,
     OwnThread,
+    OwnHot,
 }
 
 impl Writer {
@@ -89,7 +111,9 @@ impl Writer {
         match self {
             Self::Idle => "idle",
             Self::Busy => "busy",
+            Self::Hot => "hot",
             Self::OwnThread => "own-thread",
+            Self::OwnHot => "own-hot",
         }
     }
 }
@@ -100,6 +124,18 @@ struct Case {
     len: usize,
     huge: bool,
     writer: Writer,
+    stand_ready: bool,
+}
+
+impl Case {
+    /// How long the writer runs before.
+    fn warm_up(&self) -> Duration {
+        if self.stand_ready {
+            LONG_WARM_UP
+        } else {
+            WARM_UP
+        }
+    }
 }
 
 /// What a fresh process is to measure.
@@ -114,6 +150,8 @@ struct Job {
 struct Stop {
     pause_us: f64,
     call_us: f64,
+    /// From the first call to the last.
+    whole_us: f64,
     stall_us: Option<f64>,
     arm_ms: f64,
     passes: f64,
@@ -125,31 +163,43 @@ struct Stop {
 /// and lets it run in bursts. Returns how long `freeze` took, and the worst stall.
 fn freeze_while<T>(
     words: &[AtomicU64],
-    writer: Writer,
+    case: &Case,
     freeze: impl FnOnce(Option<&mut Load>, &mut Duration) -> Result<T, String>,
 ) -> Result<(T, Duration, Option<Duration>), String> {
     let mut worst = Duration::ZERO;
-    match writer {
+    let warm_up = case.warm_up();
+    match case.writer {
         Writer::Idle => {
-            thread::sleep(WARM_UP);
+            thread::sleep(warm_up);
             let begin = Instant::now();
             let frozen = freeze(None, &mut worst)?;
             Ok((frozen, begin.elapsed(), None))
         }
-        Writer::Busy => Busy::during(words, |busy| {
-            thread::sleep(WARM_UP);
-            busy.watch();
-            let begin = Instant::now();
-            let frozen = freeze(None, &mut worst);
-            let took = begin.elapsed();
-            let worst = busy.worst();
-            Ok((frozen?, took, Some(worst)))
-        }),
-        Writer::OwnThread => {
+        Writer::Busy | Writer::Hot => {
+            let beside = |busy: &Busy| {
+                thread::sleep(warm_up);
+                busy.watch();
+                let begin = Instant::now();
+                let frozen = freeze(None, &mut worst);
+                let took = begin.elapsed();
+                let worst = busy.worst();
+                Ok((frozen?, took, Some(worst)))
+            };
+            match case.writer {
+                Writer::Busy => Busy::during(words, beside),
+                _ => Busy::during_paced(words, beside),
+            }
+        }
+        Writer::OwnThread | Writer::OwnHot => {
             let mut load = Load::new(words);
-            load.burst(WARM_UP);
+            let is_paced = case.writer == Writer::OwnHot;
+            if is_paced {
+                load.paced(warm_up);
+            } else {
+                load.burst(warm_up);
+            }
             let begin = Instant::now();
-            let frozen = freeze(Some(&mut load), &mut worst)?;
+            let frozen = freeze((!is_paced).then_some(&mut load), &mut worst)?;
             let took = begin.elapsed();
             worst = worst.max(load.store());
             Ok((frozen, took, Some(worst)))
@@ -158,7 +208,11 @@ fn freeze_while<T>(
 }
 
 fn measure_snapshot(case: &Case, engine: Engine) -> Result<Stop, String> {
-    let arena = engine.arena(case.len, case.huge, Window::default())?;
+    let arena = if case.huge {
+        engine.arena(case.len, true, Window::default())?
+    } else {
+        engine.ready_arena(case.len, case.stand_ready)?
+    };
     let huge_share = mapping::huge_share(&arena)?;
     // SAFETY: the arena outlives the words, and is used only for snapshots from here on.
     let words = unsafe { mapping::words(arena.as_mut_ptr(), case.len) };
@@ -172,15 +226,16 @@ fn measure_snapshot(case: &Case, engine: Engine) -> Result<Stop, String> {
         commit = Some(took);
         Ok(snapshot)
     };
-    let (snapshot, took, stall) = freeze_while(words, case.writer, freeze)?;
-    let stats = arena.stats();
+    let (snapshot, took, stall) = freeze_while(words, case, freeze)?;
+    let timings = snapshot.timings();
     drop(snapshot);
     Ok(Stop {
-        pause_us: micros(commit.unwrap_or(stats.last_pause)),
-        call_us: micros(took),
+        pause_us: micros(commit.unwrap_or(timings.stop)),
+        call_us: micros(commit.unwrap_or(took)),
+        whole_us: micros(took),
         stall_us: stall.map(micros),
-        arm_ms: micros(stats.last_arm) / 1e3,
-        passes: stats.last_passes as f64,
+        arm_ms: micros(timings.arm) / 1e3,
+        passes: timings.passes as f64,
         huge_share,
     })
 }
@@ -213,11 +268,12 @@ fn measure_fork(case: &Case) -> Result<Stop, String> {
     // SAFETY: never unmapped, and used only through the words from here on.
     let words = unsafe { mapping::words(bytes.as_mut_ptr(), case.len) };
     let freeze = |_: Option<&mut Load>, _: &mut Duration| Child::short();
-    let ((child, pause), _, stall) = freeze_while(words, case.writer, freeze)?;
+    let ((child, pause), _, stall) = freeze_while(words, case, freeze)?;
     drop(child);
     Ok(Stop {
         pause_us: micros(pause),
         call_us: micros(pause),
+        whole_us: micros(pause),
         stall_us: stall.map(micros),
         arm_ms: 0.0,
         passes: 0.0,
@@ -256,7 +312,8 @@ fn row(
     forks: &[Stop],
 ) -> Result<(), String> {
     let commit = each(ours, |stop| stop.pause_us);
-    let whole = each(ours, |stop| stop.call_us);
+    let call = each(ours, |stop| stop.call_us);
+    let whole = each(ours, |stop| stop.whole_us);
     let arm = each(ours, |stop| stop.arm_ms);
     let passes = each(ours, |stop| stop.passes);
     let fork = each(forks, |stop| stop.pause_us);
@@ -270,7 +327,9 @@ fn row(
         size_mib: case.len / MIB,
         huge: case.huge,
         writer: case.writer,
+        stand_ready: case.stand_ready,
         commit_us: commit.median(),
+        call_us: call.median(),
         snapshot_us: whole.median(),
         worst_writer_stall_us: stalls.as_ref().map(|stalls| stalls.0.median()),
         arm_ms: arm.median(),
@@ -290,6 +349,7 @@ fn row(
         known(stalls.as_ref().map(|stalls| &stalls.0)),
         known(stalls.as_ref().map(|stalls| &stalls.1)),
         known(row.stall_speedup.map(number)),
+        call.to_string(),
         whole.to_string(),
         number(row.arm_ms),
         number(row.passes),
@@ -303,6 +363,7 @@ fn names(engine: Engine, case: Case) -> Vec<String> {
         (case.len / MIB).to_string(),
         if case.huge { "yes" } else { "no" }.to_owned(),
         case.writer.name().to_owned(),
+        if case.stand_ready { "yes" } else { "no" }.to_owned(),
     ]
 }
 
@@ -315,14 +376,25 @@ fn cases(options: &Options) -> Vec<Case> {
             len,
             huge: false,
             writer,
+            stand_ready: false,
+        })
+    });
+    let ready_sizes = options.choose(&READY_SIZES, &QUICK_READY_SIZES);
+    let ready = ready_sizes.iter().flat_map(|&len| {
+        READY_WRITERS.map(|(writer, stand_ready)| Case {
+            len,
+            huge: false,
+            writer,
+            stand_ready,
         })
     });
     let huge = huge_sizes.iter().map(|&len| Case {
         len,
         huge: true,
         writer: Writer::Idle,
+        stand_ready: false,
     });
-    small.chain(huge).collect()
+    small.chain(ready).chain(huge).collect()
 }
 
 fn main() -> ExitCode {
@@ -339,17 +411,19 @@ fn main() -> ExitCode {
             "MiB",
             "huge",
             "writer",
+            "stand ready",
             "commit us",
             "fork us",
             "speedup",
             "worst stall us",
             "fork's us",
             "speedup",
+            "call us",
             "snapshot us",
             "arm ms",
             "passes",
         ];
-        let mut report = Report::new(options, 4, &header);
+        let mut report = Report::new(options, 5, &header);
         let engines = Engine::available(&mut report);
         for case in cases(options) {
             if let Some(why) = lacks_memory(case.len / 2 * 5) {
@@ -358,7 +432,13 @@ fn main() -> ExitCode {
                 }
                 continue;
             }
-            compare(&mut report, options.repetitions(), &engines, case)?;
+            let times = options.repetitions();
+            let times = if case.stand_ready {
+                times.min(5)
+            } else {
+                times
+            };
+            compare(&mut report, times, &engines, case)?;
         }
         report.print();
         Ok(())

@@ -173,6 +173,10 @@ pub(crate) struct Options {
     pub huge_pages: bool,
     /// The process's keeper looks after the arena.
     pub keeper: bool,
+    /// Pages that are not written are armed between snapshots.
+    pub stand_ready: bool,
+    /// When they were not written for this long.
+    pub cold: Duration,
     /// How long memory of free frames stays when no snapshot is taken or dropped.
     pub decay: Duration,
 }
@@ -185,6 +189,8 @@ impl Default for Options {
             window: Window::default(),
             huge_pages: false,
             keeper: true,
+            stand_ready: false,
+            cold: Duration::from_millis(250),
             decay: Duration::from_secs(10),
         }
     }

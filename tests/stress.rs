@@ -157,17 +157,18 @@ fn writers_snapshots_and_readers() {
     let seconds = std::env::var("PAGECOW_STRESS_SECONDS").map(|text| text.parse().unwrap());
     let is_long = seconds.is_ok();
     let windows = [Window::Page, Window::Fixed(16), Window::default()];
-    let rounds = engines().len() * windows.len();
+    let rounds = engines().len() * windows.len() * 2;
     let duration = Duration::from_secs_f64(seconds.unwrap_or(rounds as f64) / rounds as f64);
 
     let mut met = [0; 3];
     for engine in engines() {
-        for window in windows {
-            println!("{engine:?}, {window:?}:");
-            let stats = round(*engine, window, duration);
+        for (window, stand_ready) in windows.into_iter().flat_map(|w| [(w, false), (w, true)]) {
+            println!("{engine:?}, {window:?}, stand ready: {stand_ready}:");
+            let stats = round(*engine, window, stand_ready, duration);
             for (met, more) in met.iter_mut().zip(races(&stats)) {
                 *met += more;
             }
+            assert_eq!(stats.pages_armed_early > 0, stand_ready);
         }
     }
     if is_long {
@@ -182,8 +183,10 @@ fn races(stats: &Stats) -> [u64; 3] {
     [stats.spurious_faults, stats.reader_retries, stats.drains]
 }
 
-fn round(engine: Engine, window: Window, duration: Duration) -> Stats {
-    let builder = on(engine).window(window);
+fn round(engine: Engine, window: Window, stand_ready: bool, duration: Duration) -> Stats {
+    // The keeper arms pages as soon as it sees that they are open.
+    let builder = on(engine).window(window).stand_ready(stand_ready);
+    let builder = builder.cold(Duration::ZERO);
     let mut arena = builder.build(PAGES as usize * page_size()).unwrap();
     let per_page = arena.page_size() as u64 / 8;
     let snapshotter = arena.snapshotter();
@@ -232,8 +235,12 @@ fn round(engine: Engine, window: Window, duration: Duration) -> Stats {
     let [spurious, retries, drains] = races(&stats);
     println!(
         "{written} writes, {} snapshots, {checked} checked; {} faults, {} saved, {} of them ahead; \
-         spurious faults {spurious}, reader retries {retries}, drains {drains}",
-        stats.snapshots, stats.faults, stats.pages_saved, stats.pages_saved_ahead,
+         spurious faults {spurious}, reader retries {retries}, drains {drains}; {} armed early",
+        stats.snapshots,
+        stats.faults,
+        stats.pages_saved,
+        stats.pages_saved_ahead,
+        stats.pages_armed_early,
     );
     assert_eq!(stats.store_bytes, 0);
     assert_eq!(

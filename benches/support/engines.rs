@@ -57,6 +57,18 @@ impl Engine {
         Ok(arena)
     }
 
+    /// The same of small pages, which stands ready for snapshots if asked to.
+    pub fn ready_arena(self, len: usize, stand_ready: bool) -> Result<Arena, String> {
+        let mut arena = Arena::builder()
+            .engine(self.0)
+            .stand_ready(stand_ready)
+            .build(len)
+            .map_err(|error| error.to_string())?;
+        mapping::advise(&mut arena, false);
+        mapping::fill(&mut arena);
+        Ok(arena)
+    }
+
     /// The same of small pages, with the default window.
     pub fn plain_arena(self, len: usize) -> Result<Arena, String> {
         self.arena(len, false, Window::default())

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Stores a second of a writer that is [paced](Load::paced).
+pub const PACED_RATE: u64 = 10_000;
 const HOT: usize = 500;
 /// One store in this many goes to any page.
 const ANYWHERE: u64 = 20;
@@ -15,6 +17,8 @@ pub struct Load<'a> {
     words: &'a [AtomicU64],
     words_per_page: usize,
     hot: Vec<usize>,
+    /// One store in this many goes to any page.
+    anywhere: u64,
     random: Random,
     last: Instant,
 }
@@ -29,16 +33,22 @@ impl<'a> Load<'a> {
             words,
             words_per_page,
             hot,
+            anywhere: ANYWHERE,
             random,
             last: Instant::now(),
         }
+    }
+
+    /// The same with one store in this many to any page.
+    pub fn with_anywhere(self, anywhere: u64) -> Self {
+        Self { anywhere, ..self }
     }
 
     /// Makes one store; returns how long after the last one it was done. Between two stores in a
     /// row there is only the choice of a page and one look at the clock.
     #[inline]
     pub fn store(&mut self) -> Duration {
-        let page = if self.random.next() >> 32 < (1 << 32) / ANYWHERE {
+        let page = if self.random.next() >> 32 < (1 << 32) / self.anywhere {
             self.random.below(self.words.len() / self.words_per_page)
         } else {
             self.hot[self.random.below(HOT)]
@@ -52,6 +62,25 @@ impl<'a> Load<'a> {
     /// When the last store was done.
     pub fn last(&self) -> Instant {
         self.last
+    }
+
+    /// Makes [`PACED_RATE`] stores a second for this long, so 500 of them a second to any page;
+    /// returns the longest time that one of them took.
+    pub fn paced(&mut self, time: Duration) -> Duration {
+        const PAUSE: Duration = Duration::from_micros(500);
+        let begin = Instant::now();
+        let (mut stores, mut worst) = (0, Duration::ZERO);
+        while begin.elapsed() < time {
+            let due = begin.elapsed().as_micros() as u64 * PACED_RATE / 1_000_000;
+            self.last = Instant::now();
+            while stores < due {
+                worst = worst.max(self.store());
+                stores += 1;
+            }
+            thread::sleep(PAUSE);
+        }
+        self.last = Instant::now();
+        worst
     }
 
     /// Makes stores for this long; returns the longest time that one of them took.
@@ -94,9 +123,18 @@ pub struct Busy {
 impl Busy {
     /// Runs `act` while another thread writes.
     pub fn during<T>(words: &[AtomicU64], act: impl FnOnce(&Self) -> T) -> T {
+        Self::while_writing(|busy| busy.write(words), act)
+    }
+
+    /// The same with a [paced](Load::paced) writer.
+    pub fn during_paced<T>(words: &[AtomicU64], act: impl FnOnce(&Self) -> T) -> T {
+        Self::while_writing(|busy| busy.write_paced(words), act)
+    }
+
+    fn while_writing<T>(write: impl FnOnce(&Self) + Send, act: impl FnOnce(&Self) -> T) -> T {
         let busy = Self::default();
         thread::scope(|scope| {
-            scope.spawn(|| busy.write(words));
+            scope.spawn(|| write(&busy));
             let result = act(&busy);
             busy.stop.store(true, Relaxed);
             result
@@ -113,6 +151,15 @@ impl Busy {
             }
             stores += 1;
             self.stores.store(stores, Release);
+        }
+    }
+
+    fn write_paced(&self, words: &[AtomicU64]) {
+        let mut load = Load::new(words);
+        while !self.stop.load(Relaxed) {
+            let worst = load.paced(Duration::from_millis(1)).as_nanos() as u64;
+            self.worst_ns.fetch_max(worst, Relaxed);
+            self.stores.fetch_add(1, Release);
         }
     }
 

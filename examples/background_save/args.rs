@@ -77,6 +77,12 @@ struct Args {
     #[arg(long, value_name = "PAGES", value_parser = parse_window)]
     window: Option<Window>,
 
+    /// Let pagecow's arena stand ready for snapshots: pages that are not written for a while are
+    /// armed ahead, while the writers run. They then run for 4 times --seconds before the snapshot
+    /// that is taken under load
+    #[arg(long)]
+    stand_ready: bool,
+
     /// Print one JSON object per row, and nothing else, to standard output
     #[arg(long)]
     json: bool,
@@ -110,6 +116,7 @@ pub struct Job {
     pub versus: Versus,
     pub engine: Engine,
     pub window: Window,
+    pub stand_ready: bool,
     pub json: bool,
     pub fork_row: bool,
 }
@@ -181,6 +188,7 @@ impl Job {
             versus: args.versus,
             engine: args.engine,
             window: args.window.unwrap_or(usual_window),
+            stand_ready: args.stand_ready,
             json: args.json,
             fork_row: args.fork_row,
         })

@@ -80,8 +80,11 @@ fn compare(job: &Job) -> Result<bool, Failure> {
 /// When this returns, nothing of the arena is left.
 fn pagecow_row(job: &Job, stop: &Stop) -> Result<Row, Failure> {
     let target = Target::new(job.out.as_deref())?;
-    let builder = Arena::builder().engine(job.engine).window(job.window);
-    let arena = builder.build(job.size)?;
+    let arena = Arena::builder()
+        .engine(job.engine)
+        .window(job.window)
+        .stand_ready(job.stand_ready)
+        .build(job.size)?;
     scenario::measure(
         arena,
         job,

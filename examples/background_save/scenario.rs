@@ -15,6 +15,9 @@ use crate::save::{self, Save, Sum, Target};
 use crate::stop::Stop;
 use crate::verify::{Checker, Mismatch};
 
+/// How often the usual time the writers run until snapshot B, where the arena stands ready for it.
+pub const WARM_UP: u32 = 4;
+
 /// How many of `pages` saved pages must be overwritten before they are read. Otherwise the check
 /// proves nothing.
 fn needed_overwritten(pattern: Pattern, pages: usize) -> usize {
@@ -168,6 +171,7 @@ pub fn measure<M: Memory>(
     Ok(Row {
         mode: M::Freezer::NAME.into(),
         load: job.load,
+        stand_ready: counters.as_ref().map(|_| job.stand_ready),
         rate_per_writer: job.rate,
         writers: plan.writers(),
         size_mib: job.size as f64 / f64::from(1 << 20),
@@ -233,6 +237,10 @@ impl<'a, F: Freezer> Run<'a, F> {
         }
         self.save_again_if_asked()?;
 
+        if job.stand_ready {
+            view.phase("the writers run until the arena stands ready");
+            load.watch(job.seconds * WARM_UP, stop)?;
+        }
         view.phase("snapshot B, taken under full load");
         let (b, snapshot) = self.freezer.freeze(&self.setting)?;
         let result = self.check(b)?;

@@ -12,7 +12,7 @@ const SIZE: (u32, u32) = (760, 480);
 
 pub fn draw(rows: &Rows) -> Result<String, Box<dyn Error>> {
     let mut lines: BTreeMap<Side, BTreeMap<u64, f64>> = BTreeMap::new();
-    let shown = |row: &&Pause| row.writer == "busy" && !row.huge;
+    let shown = |row: &&Pause| row.writer == "busy" && !row.huge && !row.stand_ready;
     for row in rows.pause.iter().filter(shown) {
         for (side, us) in [(row.engine, row.commit_us), (Side::Fork, row.fork_us)] {
             lines.entry(side).or_default().insert(row.size_mib, us);

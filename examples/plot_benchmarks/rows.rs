@@ -32,6 +32,7 @@ pub struct Pause {
     pub engine: Side,
     pub size_mib: u64,
     pub huge: bool,
+    pub stand_ready: bool,
     pub writer: String,
     pub commit_us: f64,
     pub fork_us: f64,

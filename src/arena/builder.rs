@@ -79,6 +79,41 @@ impl ArenaBuilder {
         self
     }
 
+    /// Whether the arena stands ready for a snapshot at any time (default: no).
+    ///
+    /// Between snapshots, and before the first, the [keeper](Self::keeper) (or
+    /// [`Arena::tend`]) takes write permission from pages that were not written for a quarter of a
+    /// second or more. So when [`snapshot`](Arena::snapshot) is called without notice, also from
+    /// the writing thread, only what is written all the time is left to do. The keeper starts when
+    /// the arena is built. It makes memory for some copies resident: a 64th of the arena's size, 16
+    /// MiB at most.
+    ///
+    /// Nobody can tell beforehand which pages will be written. A store to one from which permission
+    /// was taken costs a fault: some 8 us with userfaultfd, 12 us with mprotect.
+    /// [`Stats::soft_faults`](crate::Stats::soft_faults) counts these, and
+    /// [`Stats::soft_fault_time`](crate::Stats::soft_fault_time) says what they cost. That is kept
+    /// to 1 % of the time that passes, all writers together, and 50 ms at once. Where more than
+    /// about 1000 pages a second are written that were not written for a second, that does not
+    /// pay for all of them. Then part of the arena stays writable, and snapshots take longer.
+    ///
+    /// System calls that write into the arena may fail with `EFAULT` also before the first
+    /// snapshot: see [`Arena::writable`]. After [`Arena::open_all`] all pages stay writable until
+    /// the next snapshot. With the mprotect engine, pages are left as they are while arenas use
+    /// three eighths of the process's kernel mappings. When no snapshot was taken or dropped for
+    /// the [`decay`](Self::decay) time, it looks once a second for what to do.
+    pub fn stand_ready(mut self, stand_ready: bool) -> Self {
+        self.options.stand_ready = stand_ready;
+        self
+    }
+
+    /// For how long a page must have been left alone before it is armed where the arena
+    /// [stands ready](Self::stand_ready), and everything else that follows from it. For tests.
+    #[doc(hidden)]
+    pub fn cold(mut self, cold: Duration) -> Self {
+        self.options.cold = cold;
+        self
+    }
+
     /// For how long the memory of copies that are not needed any more is kept for the next
     /// snapshots, when none is taken or dropped meanwhile (default: 10 s). As many copies' memory
     /// is kept as were made between two snapshots lately; 4 MiB are always kept. With zero it is

@@ -8,8 +8,10 @@ use crate::error::Error;
 impl Arena {
     /// Does by hand what the [keeper](crate::ArenaBuilder::keeper) does: makes memory for copies
     /// resident while a snapshot lives, and gives it back when no snapshot was taken or dropped for
-    /// the [decay time](crate::ArenaBuilder::decay). In small steps, until nothing is left to do
-    /// now or about `budget` is used up. Never needed, and harmless beside a keeper.
+    /// the [decay time](crate::ArenaBuilder::decay); where the arena
+    /// [stands ready](crate::ArenaBuilder::stand_ready), arms pages that were not written for a
+    /// while. In small steps, until nothing is left to do now or about `budget` is used up. Never
+    /// needed, and harmless beside a keeper.
     ///
     /// ```
     /// use std::time::Duration;

@@ -100,6 +100,9 @@ impl Core {
             self.doubt.settle();
             self.mappings.reset();
             self.density.next_period();
+            if let Some(ready) = &self.ready {
+                ready.committed();
+            }
         }
         self.gate.open();
         let opened = sys::clock::now();

@@ -10,6 +10,7 @@ use crate::cow::state::doubt::Doubt;
 use crate::cow::state::ledger::Ledger;
 use crate::cow::state::losses::Losses;
 use crate::cow::state::mappings::Mappings;
+use crate::cow::state::ready::StandingReady;
 use crate::cow::state::table::Table;
 use crate::cow::state::upkeep::Upkeep;
 use crate::epoch::Epoch;
@@ -22,7 +23,7 @@ use crate::store::Store;
 use crate::store::versions::Versions;
 use crate::sync::gate::Gate;
 use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, spin_until};
-use crate::sys::Memory;
+use crate::sys::{self, Memory};
 use crate::window::density::Density;
 
 pub(crate) struct Core {
@@ -59,6 +60,8 @@ pub(crate) struct Core {
     pub(super) mappings: Mappings,
     /// What the keeper goes by.
     pub(super) upkeep: Upkeep,
+    /// Which pages to arm between snapshots, where that was asked for.
+    pub(super) ready: Option<StandingReady>,
     pub(super) counters: Counters,
 }
 
@@ -83,6 +86,10 @@ impl Core {
             bytes: pages.get() * page_size.bytes(),
             source,
         };
+        let ready = options.stand_ready.then(|| {
+            let now = sys::clock::now();
+            StandingReady::new(pages, options, now).map_err(no_memory)
+        });
         Ok(Self {
             page_size,
             pages,
@@ -106,6 +113,7 @@ impl Core {
             reclaim: Mutex::new(()),
             mappings: Mappings::new(),
             upkeep: Upkeep::new(options),
+            ready: ready.transpose()?,
             counters: Counters::default(),
         })
     }
@@ -217,6 +225,11 @@ impl Core {
             protect_calls: self.engine.calls(),
             drains: self.gate.drains(),
             foreign_faults,
+            pages_armed_early: self.ready.as_ref().map_or(0, StandingReady::pages_armed),
+            soft_fault_ns: self
+                .ready
+                .as_ref()
+                .map_or(0, |ready| ready.tokens.fault_ns()),
         })
     }
 }

@@ -52,7 +52,7 @@ impl Core {
             }
             let mut run = Run::start(self, page, dealt);
             saved |= run.has_saved();
-            run.grow_while_nothing_is_saved();
+            run.grow_while_nothing_is_saved(dealt);
             run.grow_to_window();
             let open = run.disarm_near_the_wall();
             run.release();
@@ -69,7 +69,12 @@ impl Core {
         self.counters.waited(nanoseconds);
         match opened {
             Opened::Saved => self.counters.saved_fault(nanoseconds),
-            Opened::Soft => self.counters.soft_fault(),
+            Opened::Soft => {
+                self.counters.soft_fault();
+                if let Some(ready) = &self.ready {
+                    ready.tokens.charge_fault(nanoseconds);
+                }
+            }
             Opened::Already => self.counters.spurious_fault(),
         }
     }

@@ -4,7 +4,7 @@
 //!   where the kernel grants no more mappings.
 //! - A snapshot: [supply] of frames, [prepare] (most is [armed](arm) ahead), [commit], [release].
 //! - Its bytes: [read], [output] to files.
-//! - Between snapshots: [tend].
+//! - Between snapshots: [tend]; an arena that stands [ready] for the next one.
 //! - Snapshots that another engine takes: [elsewhere].
 //! - Pages that stay open: [guard] (a range), [open] (all).
 
@@ -26,6 +26,7 @@ pub(crate) mod output;
 mod passes;
 pub(crate) mod prepare;
 pub(crate) mod read;
+mod ready;
 pub(crate) mod release;
 mod run;
 pub(crate) mod state;

@@ -231,6 +231,7 @@ impl Core {
     /// Gets everything ready that takes time and arms nothing; `false` when the budget was used up.
     /// Before arming: pages that are armed already would be written again meanwhile.
     fn get_ready(&self, preparation: &mut Preparation, budget: Budget) -> bool {
+        self.tell_the_past();
         while self.look_back(preparation) || self.ready_frames(preparation) {
             if budget.is_used_up() {
                 return false;

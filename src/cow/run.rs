@@ -57,6 +57,11 @@ impl<'a> Run<'a> {
         PageRange::from(self.start..self.end)
     }
 
+    /// The page that it began with.
+    pub fn at(&self) -> PageIndex {
+        self.at
+    }
+
     /// Whether a copy was made.
     pub fn has_saved(&self) -> bool {
         self.saved > 0
@@ -108,6 +113,20 @@ impl<'a> Run<'a> {
         self.grow_down(pages.start);
     }
 
+    /// Grows over these pages, as far as nobody else has one and no snapshot needs one.
+    pub fn grow_without_copies(&mut self, pages: Range<usize>) {
+        let core = self.core;
+        // Words never go down, and `newest` does not change inside the gate.
+        let needs_none = |page| core.table.load(page).epoch() >= core.newest();
+        let needs_none = |page| needs_none(PageIndex::new(page));
+        while self.end < pages.end && needs_none(self.end) && self.grow_up(self.end + 1) {}
+        while pages.start < self.start && needs_none(self.start - 1) {
+            if !self.grow_down(self.start - 1) {
+                break;
+            }
+        }
+    }
+
     /// Grows over the neighbours that the window has.
     pub fn grow_to_window(&mut self) {
         let core = self.core;
@@ -120,9 +139,16 @@ impl<'a> Run<'a> {
 
     /// With no snapshot alive nothing is copied, and opening the neighbours is all but free: the
     /// more of the arena was opened one fault at a time, the larger the block, so that faults soon
-    /// end.
-    pub fn grow_while_nothing_is_saved(&mut self) {
+    /// end. Where the arena is to stand ready, that decides, whether or not a snapshot lives.
+    /// `dealt` is what the page's word said.
+    pub fn grow_while_nothing_is_saved(&mut self, dealt: Epoch) {
         let core = self.core;
+        if let Some(ready) = &core.ready {
+            if dealt >= core.newest() {
+                self.grow_while_standing_ready(ready);
+            }
+            return;
+        }
         if core.newest() != Epoch::ZERO {
             return;
         }

@@ -88,7 +88,19 @@ impl Core {
             None if any_lives => self.counters.saved_lately() as usize,
             None => 0,
         };
-        used.min(self.pages.get()).max(KEPT_FRAMES)
+        used.min(self.pages.get())
+            .max(KEPT_FRAMES)
+            .max(self.frames_in_advance())
+    }
+
+    /// Free frames that are resident although no snapshot lives, nor lived lately, where the arena
+    /// is to stand ready for one.
+    pub fn frames_in_advance(&self) -> usize {
+        const MOST: usize = 4096;
+        if self.ready.is_none() || self.upkeep.kept().is_none() {
+            return 0;
+        }
+        (self.pages.get() / 64).min(MOST)
     }
 
     /// Makes `count` free frames resident.

@@ -1,5 +1,6 @@
 //! What is done for an arena between its snapshots, by the keeper or by hand: memory of frames is
-//! made resident ahead of the writers, and given back when it was not needed for long.
+//! made resident ahead of the writers, and given back when it was not needed for long. Where it is
+//! to stand [ready](crate::cow::ready), also what that takes.
 //!
 //! All of it is in small steps, and none of it is needed for anything to be right.
 
@@ -44,12 +45,33 @@ pub(crate) enum Tended {
 }
 
 impl Core {
-    /// One step.
-    pub fn tend_once(&self) -> Tended {
+    /// One step. Pages may be armed only where faults arrive.
+    pub fn tend_once(&self, faults_arrive: bool) -> Tended {
+        let tended = self.tend_frames();
+        match &self.ready {
+            Some(ready) if tended != Tended::More && faults_arrive => {
+                tended.min(self.get_colder(ready, self.upkeep.left() == 0))
+            }
+            // Perhaps they will.
+            Some(ready) => tended.min(Tended::Later(ready.times.rest)),
+            None => tended,
+        }
+    }
+
+    /// One step for the store.
+    fn tend_frames(&self) -> Tended {
         let left = self.upkeep.left();
         if left == 0 {
-            let more = self.trim_some(|any_lives| self.frames_left(any_lives));
+            let in_advance = self.frames_in_advance();
+            let more = self.trim_some(|any_lives| self.frames_left(any_lives).max(in_advance));
             return if more { Tended::More } else { Tended::Idle };
+        }
+        if let Some(ready) = &self.ready
+            && ready.reserves()
+        {
+            // What the first snapshot would do. When it fails, that one says so.
+            let _ledger = self.ledger();
+            let _ = self.store.reserve(self.pages.get() * 2);
         }
         let resident = self.store.free_resident();
         let wanted = self.frames_wanted();
@@ -64,6 +86,12 @@ impl Core {
         } else {
             Tended::Later(left)
         }
+    }
+
+    /// Whether the arena is to be ready for a snapshot at any time.
+    #[cfg(not(loom))]
+    pub fn stands_ready(&self) -> bool {
+        self.ready.is_some()
     }
 
     /// Free frames whose memory stays when it is time for decay. Without a decay it always is, and
@@ -85,7 +113,7 @@ impl Core {
     /// Resident frames that writers are expected to use in this period.
     fn frames_wanted(&self) -> usize {
         if !self.is_frozen() {
-            return 0;
+            return self.frames_in_advance();
         }
         let pages = self.pages.get();
         let unsaved = pages.saturating_sub(self.counters.saved_since_commit() as usize);
@@ -127,8 +155,8 @@ mod tests {
         let pages = PageCount::new(pages);
         let core = Core::new(PageSize::host(), pages, &Options::default()).unwrap();
         core.commit().unwrap();
-        while core.tend_once() == Tended::More {}
-        core.tend_once()
+        while core.tend_once(true) == Tended::More {}
+        core.tend_once(true)
     }
 
     #[test]

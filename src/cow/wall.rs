@@ -108,6 +108,9 @@ impl Core {
         // sees the raised words.
         fence(Ordering::Release);
         let disarmed = self.engine.disarm(self.all_pages());
+        if let Some(ready) = &self.ready {
+            ready.rest();
+        }
         self.dirty.add_everything();
         if disarmed.is_err() {
             self.doubt.raise();

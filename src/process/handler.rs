@@ -58,6 +58,14 @@ impl Registered {
         Ok(())
     }
 
+    /// Whether stores would be refused, and refused stores of threads that mask nothing come to our
+    /// handler.
+    pub(super) fn faults_arrive(&self) -> bool {
+        let core = self.core();
+        core.confirm().is_ok() && { refusals(core.uses_userfaultfd()).iter() }
+            .all(|refusal| sys::signal::is_installed(*refusal))
+    }
+
     /// Makes a store possible that was refused; `false` when somebody else refuses it.
     /// Async-signal-safe.
     fn refused_store(&self, address: usize) -> bool {

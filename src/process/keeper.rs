@@ -1,7 +1,8 @@
 //! The keeper: one background thread for all arenas, which [tends](crate::cow::tend) them.
 //!
 //! An arena is on its list from when a snapshot of it is taken or dropped, until nothing is left to
-//! do for it. The thread is started by the first of them and sleeps while the list is empty.
+//! do for it; one that is to stand ready for snapshots, for as long as it exists. The thread is
+//! started by the first of them and sleeps while the list is empty.
 //! A keeper that is late, or that could not be started, costs speed and memory, nothing else.
 //!
 //! It tends one arena at a time, named as *busy* under the lock, and holds no lock of its own
@@ -28,6 +29,8 @@ const SHARE: u64 = 10;
 /// While snapshots live: how long between two rounds, when there was something to do, and when not.
 const SOON: u64 = 1_000_000;
 const SLOW: u64 = 50_000_000;
+/// How long after the system has refused the thread it is asked again.
+const RETRY: u64 = 1_000_000_000;
 
 pub(super) struct State {
     /// Whether a snapshot was taken or dropped since the arena was last tended.
@@ -40,6 +43,8 @@ pub(super) struct State {
     waits: bool,
     /// The process that the thread is in; 0 when it was never started.
     process: u32,
+    /// When the system last refused to start it; 0 for never.
+    refused_at: u64,
 }
 
 /// An arena, which stays where it is until [`forget`].
@@ -55,6 +60,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     asked: false,
     waits: false,
     process: 0,
+    refused_at: 0,
 });
 /// An arena was added, or asked for attention.
 static ASKED: Condvar = Condvar::new();
@@ -76,8 +82,12 @@ pub(super) fn look_after(arena: &Registered, known: &Known) {
 /// Has the thread go to work, if it was asked to.
 pub(super) fn wake(mut state: MutexGuard<'_, State>) {
     let this = std::process::id();
-    if state.asked && state.process != this && start() {
-        state.process = this;
+    if state.asked && state.process != this && sys::clock::since(state.refused_at) > RETRY {
+        if start() {
+            state.process = this;
+        } else {
+            state.refused_at = sys::clock::now();
+        }
     }
     let waits = state.asked && std::mem::take(&mut state.waits);
     drop(state);
@@ -121,6 +131,7 @@ impl State {
         self.busy = None;
         self.waits = false;
         self.process = 0;
+        self.refused_at = 0;
     }
 }
 

@@ -70,6 +70,9 @@ impl Registered {
         // SAFETY: it stays in its `Arc`, and its drop begins with removing it.
         let add = || unsafe { ARENAS.add(&addresses, &*registered) };
         registered.place.get_or_init(add);
+        if registered.core.stands_ready() {
+            registered.wake_keeper();
+        }
         Ok(registered)
     }
 
@@ -94,7 +97,13 @@ impl Registered {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    /// A snapshot was taken or dropped: there may be something to do for the keeper.
+    /// Whether pages may be armed by a thread that does not store to them.
+    pub(super) fn may_arm(&self) -> bool {
+        self.core.stands_ready() && self.faults_arrive()
+    }
+
+    /// A snapshot was taken or dropped, or the arena is new and to stand ready for one: there may
+    /// be something to do for the keeper.
     pub fn wake_keeper(&self) {
         if self.has_keeper {
             keeper::look_after(self, &self.known_to_keeper);

@@ -91,7 +91,12 @@ impl Remapped {
     pub fn core(&self, options: &Options) -> Result<Core> {
         let memory = Memory::of_views(self.remap.views());
         let engine = Protection::over(memory, self.pages, self.page_size, options)?;
-        Core::over(engine, self.page_size, self.pages, options)
+        // It is ready at any time without being armed, and arms only what is lent.
+        let options = Options {
+            stand_ready: false,
+            ..options.clone()
+        };
+        Core::over(engine, self.page_size, self.pages, &options)
     }
 
     /// Whether a forked process may look at the file.
@@ -177,7 +182,7 @@ impl Registered {
     /// A step of what is to be done for the arena between snapshots.
     pub fn tend_once(&self) -> Tended {
         let Some(remapped) = self.remap() else {
-            return self.core().tend_once();
+            return self.core().tend_once(self.may_arm());
         };
         if self.is_abandoned() {
             return Tended::Idle;
@@ -189,7 +194,7 @@ impl Registered {
             Some(Ok(Merged::ByChild)) => Tended::Later(LOOKED_AT),
             Some(Err(_)) => Tended::Later(REFUSED),
         };
-        merged.min(self.core().tend_once())
+        merged.min(self.core().tend_once(false))
     }
 
     /// Steps until nothing is left to do now, or the budget is used up.

@@ -40,6 +40,8 @@ pub enum Step {
     Prepare,
     /// Arm a slice ahead for the one that is on its way.
     ArmAhead,
+    /// Do what the keeper does.
+    Tend,
     /// Commit the one that is on its way, or a new one.
     Commit,
     /// Drop one of the live snapshots.
@@ -81,6 +83,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Snapshot),
         1 => Just(Step::Prepare),
         2 => Just(Step::ArmAhead),
+        2 => Just(Step::Tend),
         1 => Just(Step::Commit),
         3 => which.clone().prop_map(|which| Step::Drop { which }),
         3 => (which.clone(), at.clone(), len)
@@ -269,6 +272,7 @@ impl Model {
                     pending.step(Duration::ZERO)?;
                 }
             }
+            Step::Tend => self.arena.tend(Duration::MAX),
             Step::Commit => {
                 let saved = self.arena.stats().pages_saved;
                 let pending = match self.pending.take() {

@@ -1,5 +1,7 @@
 //! The keeper: one thread for all arenas, from the first snapshot on.
 
+#![allow(unsafe_code, reason = "system calls about processors")]
+
 use std::fs;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -44,6 +46,66 @@ fn blocked(status: &str) -> u64 {
     u64::from_str_radix(mask.unwrap(), 16).unwrap()
 }
 
+/// What the kernel says of where and when a thread runs: processors and policy.
+fn runs(status: &str, tid: libc::pid_t) -> (String, libc::c_int) {
+    let mut lines = status.lines();
+    let processors = lines.find_map(|line| line.strip_prefix("Cpus_allowed:\t"));
+    // SAFETY: a plain system call.
+    let policy = unsafe { libc::sched_getscheduler(tid) };
+    (processors.unwrap().to_owned(), policy)
+}
+
+fn run_when_idle_on_the_last_processor() {
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: zeros are valid parameters.
+    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: a plain system call on live parameters.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
+    // SAFETY: zeros are a valid set.
+    let mut processors: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a plain system call on a live set of that size.
+    unsafe { libc::sched_getaffinity(0, size, &raw mut processors) };
+    // SAFETY: numbers within the set.
+    let has = |number: &usize| unsafe { libc::CPU_ISSET(*number, &processors) };
+    let last = (0..libc::CPU_SETSIZE as usize).rfind(has).unwrap();
+    // SAFETY: zeros are a valid set.
+    let mut only: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a number within the set.
+    unsafe { libc::CPU_SET(last, &mut only) };
+    // SAFETY: as above.
+    unsafe { libc::sched_setaffinity(0, size, &raw const only) };
+}
+
+/// A thread that takes the first snapshot may be one that runs only when no other does.
+#[test]
+fn it_runs_as_the_first_thread_does_whoever_starts_it() {
+    let ended = in_child(|engine| {
+        let arena = filled(on(engine));
+        let first = fs::read_to_string("/proc/self/status").unwrap();
+        let first = runs(&first, std::process::id() as libc::pid_t);
+        let idle = std::thread::scope(|scope| {
+            let idle = scope.spawn(|| {
+                run_when_idle_on_the_last_processor();
+                let own = fs::read_to_string("/proc/thread-self/status").unwrap();
+                (arena.snapshot().unwrap(), runs(&own, 0))
+            });
+            idle.join().unwrap()
+        });
+        assert_eq!(idle.1.1, libc::SCHED_IDLE);
+        loop {
+            let keeper = await_keepers(1).remove(0);
+            let mut lines = keeper.lines();
+            let tid = lines.find_map(|line| line.strip_prefix("Pid:\t"));
+            // It names itself before it does the rest.
+            if runs(&keeper, tid.unwrap().parse().unwrap()) == first {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    });
+    ended.expect_finished();
+}
+
 fn filled(builder: ArenaBuilder) -> Arena {
     let mut arena = builder.build(LEN).unwrap();
     arena.fill(1);
@@ -85,6 +147,41 @@ fn all_signals_are_blocked() {
             let own = fs::read_to_string("/proc/thread-self/status").unwrap();
             assert_eq!(blocked(&own) & bit, 0, "signal {signal}");
         }
+    });
+    ended.expect_finished();
+}
+
+/// Without a snapshot, and also in the child of a fork, once it has taken one.
+#[test]
+fn it_arms_what_is_to_stand_ready() {
+    let ended = in_child(|engine| {
+        let mut arena = filled(on(engine).stand_ready(true));
+        await_keepers(1);
+        let pages = (LEN / page_size()) as u64;
+        let open = |arena: &Arena| arena.prepare().unwrap().left().pages;
+        while open(&arena) > 0 {
+            std::thread::yield_now();
+        }
+        assert!(arena.stats().pages_armed_early >= pages);
+        match fork() {
+            Forked::Child => end_of_fork(|| {
+                arena.fill(2);
+                assert!(open(&arena) > 0);
+                assert_eq!(keepers().len(), 0);
+                let snapshot = arena.snapshot().unwrap();
+                arena.fill(3);
+                while open(&arena) > 0 {
+                    std::thread::yield_now();
+                }
+                expect_bytes(&snapshot, &vec![2; LEN]);
+                arena.check_invariants().unwrap();
+            }),
+            Forked::Parent(child) => expect_child_ended_well(child),
+        }
+        arena.fill(4);
+        let snapshot = arena.snapshot().unwrap();
+        arena.fill(5);
+        expect_bytes(&snapshot, &vec![4; LEN]);
     });
     ended.expect_finished();
 }

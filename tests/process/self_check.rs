@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code, reason = "closes a file descriptor that is not its own")]
 
+use std::time::Duration;
+
 use crate::common::mappings::is_writable;
 use crate::common::signals;
 use crate::common::{expect_bytes, in_child, in_child_on, on, patterned};
@@ -45,6 +47,29 @@ fn a_handler_installed_later_is_noticed_before_anything_is_armed() {
             }
             expect_untouched(&mut arena, &before);
             signals::install(*signal, &ours);
+            expect_all_well(&mut arena, &before);
+        }
+    });
+    ended.expect_finished();
+}
+
+/// Nor does a thread that tends the arena arm anything, and once faults arrive it does.
+#[test]
+fn nothing_is_armed_between_snapshots_where_a_write_would_not_reach_the_handler() {
+    let ended = in_child(|engine| {
+        for signal in signals::of_engine(engine) {
+            let builder = on(engine).keeper(false).stand_ready(true);
+            let (mut arena, before) = patterned(builder, 8);
+            let theirs = signals::action(theirs as *const () as usize, 0, &[]);
+            let ours = signals::install(*signal, &theirs);
+            for _ in 0..100 {
+                arena.tend(Duration::MAX);
+            }
+            expect_untouched(&mut arena, &before);
+            signals::install(*signal, &ours);
+            while arena.stats().pages_armed_early < 8 {
+                arena.tend(Duration::MAX);
+            }
             expect_all_well(&mut arena, &before);
         }
     });

@@ -1,6 +1,8 @@
 //! Random operations on an arena and its snapshots against plain vectors that are cloned at each
 //! snapshot. After each step everything that must hold is checked.
 
+use std::time::Duration;
+
 use crate::common::model::{Model, Step, config, engine, steps, window};
 use crate::common::{on, page_size};
 use pagecow::{Engine, Window};
@@ -9,8 +11,15 @@ use proptest::prelude::*;
 /// More than two of the blocks that windows look at.
 const PAGES: usize = 150;
 
-fn run(engine: Engine, window: Window, limit_pages: Option<usize>, steps: &[Step]) {
-    let mut builder = on(engine);
+fn run(
+    engine: Engine,
+    window: Window,
+    stand_ready: bool,
+    limit_pages: Option<usize>,
+    steps: &[Step],
+) {
+    let builder = on(engine).keeper(false);
+    let mut builder = builder.stand_ready(stand_ready).cold(Duration::ZERO);
     if let Some(pages) = limit_pages {
         builder = builder.store_limit(pages * page_size());
     }
@@ -30,9 +39,10 @@ proptest! {
     fn every_snapshot_reads_what_was(
         engine in engine(),
         window in window(),
+        stand_ready in any::<bool>(),
         steps in steps(120),
     ) {
-        run(engine, window, None, &steps);
+        run(engine, window, stand_ready, None, &steps);
     }
 
     /// With a store of a few frames a read is exact or says that it cannot be.
@@ -40,9 +50,10 @@ proptest! {
     fn with_a_small_store_reads_are_exact_or_refused(
         engine in engine(),
         window in window(),
+        stand_ready in any::<bool>(),
         limit in 0..2 * PAGES,
         steps in steps(120),
     ) {
-        run(engine, window, Some(limit), &steps);
+        run(engine, window, stand_ready, Some(limit), &steps);
     }
 }

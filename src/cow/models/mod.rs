@@ -11,6 +11,7 @@ mod lifetimes;
 mod lost;
 mod opened;
 mod outputs;
+mod readied;
 mod refused;
 mod runs;
 mod tended;

@@ -3,8 +3,8 @@
 use super::*;
 
 /// Tends until there is nothing to do now.
-fn tend(core: &Core) {
-    while core.tend_once() == Tended::More {}
+pub(super) fn tend(core: &Core) {
+    while core.tend_once(true) == Tended::More {}
 }
 
 /// An arena of two pages whose free frames' memory is given back at once.

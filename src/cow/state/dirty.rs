@@ -248,6 +248,24 @@ impl DirtySet {
         }
     }
 
+    /// The first open page from `from` on. A guess while pages are opened or armed.
+    pub fn first_open(&self, from: usize) -> Option<PageIndex> {
+        self.next_open(from, self.pages.get())
+    }
+
+    /// Which of the 64 pages from `first` on are open, the lowest bit for the first; `first` is a
+    /// multiple of 64. A guess as [`first_open`](Self::first_open).
+    pub fn open_bits(&self, first: usize) -> u64 {
+        let all = mask(first, self.pages.get());
+        let from = self.open_from().max(first);
+        let above = if from < first + BITS {
+            mask(from, first + BITS)
+        } else {
+            0
+        };
+        (self.leaves()[first / BITS].load(Ordering::Relaxed) | above) & all
+    }
+
     /// The first open page from `from` up to `end`.
     fn next_open(&self, from: usize, end: usize) -> Option<PageIndex> {
         let end = end.min(self.pages.get());

@@ -6,5 +6,6 @@ pub(super) mod guards;
 pub(crate) mod ledger;
 pub(crate) mod losses;
 pub(crate) mod mappings;
+pub(super) mod ready;
 pub(crate) mod table;
 pub(super) mod upkeep;

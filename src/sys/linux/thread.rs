@@ -1,7 +1,7 @@
 //! A thread without the language's runtime.
 //!
 //! A thread of `std` sets up a signal stack before it runs, and panics when the system refuses a
-//! call of that. This one makes no system call of its own.
+//! call of that. This one makes calls that may be refused.
 
 #![allow(unsafe_code, reason = "pthreads")]
 
@@ -57,5 +57,34 @@ extern "C" fn begin(start: *mut c_void) -> *mut c_void {
     let start = *unsafe { Box::from_raw(start.cast::<Start>()) };
     // SAFETY: a string that ends with a zero byte. When it is refused the thread has another name.
     unsafe { libc::prctl(libc::PR_SET_NAME, start.name.as_ptr()) };
+    run_as_the_first();
     (start.run)()
+}
+
+/// Has the calling thread run when, and where, the process's first thread does. It was started by
+/// any thread, perhaps one that may wait for long: others would wait for it then. What the system
+/// refuses stays as it is.
+fn run_as_the_first() {
+    let first = std::process::id() as libc::pid_t;
+    let mut processors = MaybeUninit::<libc::cpu_set_t>::zeroed();
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: fills in at most `size` bytes.
+    let known = unsafe { libc::sched_getaffinity(first, size, processors.as_mut_ptr()) };
+    if known == 0 {
+        // SAFETY: a set of that size, of zeros but for what was filled in.
+        unsafe { libc::sched_setaffinity(0, size, processors.as_ptr()) };
+    }
+    let mut parameters = MaybeUninit::<libc::sched_param>::zeroed();
+    // SAFETY: a plain system call.
+    let policy = unsafe { libc::sched_getscheduler(first) };
+    // SAFETY: fills in the parameters.
+    let known = unsafe { libc::sched_getparam(first, parameters.as_mut_ptr()) };
+    if policy >= 0 && known == 0 {
+        // SAFETY: parameters that were filled in.
+        unsafe { libc::sched_setscheduler(0, policy, parameters.as_ptr()) };
+    }
+    // SAFETY: plain system calls.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, first as libc::id_t) };
+    // SAFETY: as above; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
 }
