@@ -4,8 +4,6 @@
 //!
 //! All of it is in small steps, and none of it is needed for anything to be right.
 
-#[cfg(not(loom))]
-#[cfg(not(loom))]
 use crate::cow::core::Core;
 use crate::epoch::Epoch;
 

@@ -35,7 +35,6 @@
 mod freeze;
 mod lend;
 mod merge;
-#[cfg(not(loom))]
 mod still;
 
 #[cfg(not(loom))]
@@ -47,15 +46,14 @@ mod models;
 use std::sync::atomic::AtomicBool as PlainBool;
 use std::sync::atomic::AtomicU64 as Plain64;
 
+#[cfg(not(loom))]
 pub(crate) use self::merge::Merged;
 #[cfg(not(loom))]
 pub(crate) use self::still::Still;
 use crate::error::Error;
 use crate::page::{PageCount, PageRange, PageSize};
 use crate::sync::{Arc, AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
-#[cfg(not(loom))]
-use crate::sys::Branch;
-use crate::sys::{ProtectError, Views};
+use crate::sys::{Branch, ProtectError, Views};
 
 pub(crate) struct Remap {
     views: Arc<Views>,
@@ -85,7 +83,6 @@ pub(crate) struct State {
     /// Copies that were merged since the pages were last made private.
     merged: u64,
     /// Private views besides the live one.
-    #[cfg(not(loom))]
     branches: Vec<Arc<Branch>>,
 }
 
@@ -100,7 +97,6 @@ impl Remap {
                 holders: 0,
                 loans: 0,
                 merged: 0,
-                #[cfg(not(loom))]
                 branches: Vec::new(),
             }),
             merging: AtomicU32::new(0),

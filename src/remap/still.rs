@@ -3,7 +3,9 @@
 use std::io;
 
 use crate::remap::{Remap, State};
-use crate::sync::{Arc, MutexGuard, Ordering};
+#[cfg(not(loom))]
+use crate::sync::Ordering;
+use crate::sync::{Arc, MutexGuard};
 use crate::sys::Branch;
 
 /// Memory that is held still across a fork, by the thread that forks.
@@ -50,6 +52,7 @@ impl Still<'_> {
         }
     }
 
+    #[cfg(not(loom))]
     /// The child's memory is another engine's from now on. Returns whether that has not had it
     /// before.
     pub fn in_child(&mut self) -> bool {

@@ -6,6 +6,7 @@
 //! succeeded sees what was done before the page was opened (the fence; `docs/soundness.md`).
 
 pub(crate) mod userfaultfd;
+mod views;
 
 use std::io;
 use std::ops::Deref;
@@ -16,6 +17,7 @@ use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicU8, Ordering, fence};
 
 use self::userfaultfd::Descriptor;
+pub(crate) use self::views::{Branch, Views};
 use super::{Permission, Populate, ProtectError, ZeroValid};
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 
