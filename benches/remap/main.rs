@@ -7,20 +7,20 @@
 //! written. Where the baseline is fork, it is in a process of its own, over ordinary memory; ours
 //! and others take turns in one process.
 //!
-//! - `call`: all of `snapshot()`, or of `fork()`, by a thread that writes, beside another that does;
+//! - `call`: all of `snapshot()`, or `fork()`, by a thread that writes, beside another that writes;
 //! - `stall`: the longest time from one store to the next of a thread that writes all the time: a
 //!   snapshot is taken and dropped 100 ms later, and the time ends when all is merged. Fork's child
 //!   lives and is gone for as long;
 //! - `merge_stall`: a store is due every 10 us, to any page, while a fully written arena is merged.
 //!   From when it was due until it was done, at 99.9 %. At rest: before the snapshot;
-//! - `first_write_dense`, `_sequential`, `_sparse`: the first store to each page after the snapshot,
-//!   or fork: all in random order, all in order, one in 16 in random order;
+//! - `first_write_dense`, `_sequential`, `_sparse`: the first store to each page after the
+//!   snapshot, or fork: all in random order, all in order, one in 16 in random order;
 //! - `first_read`: the first load from each page after the snapshot, in order;
 //! - `view_read`: memcpy from a view in pieces of 64 KiB, in which no page faults;
 //! - `copy_to`: saving to a file while a thread writes, beside write(2) by the child of a fork;
-//! - `merge`: from when the snapshot of a fully written arena is dropped until all is merged, by the
-//!   keeper, while a thread writes. The baseline is one memcpy of as many bytes. In a second row,
-//!   what the thread stores meanwhile, and at rest;
+//! - `merge`: from when the snapshot of a fully written arena is dropped until all is merged, by
+//!   the keeper, while a thread writes. The baseline is one memcpy of as many bytes. In a second
+//!   row, what the thread stores meanwhile, and at rest;
 //! - `branch`, `branch_first_write`: making one; the first store to each of its pages in random
 //!   order;
 //! - `steady`: stores to random words, before the first snapshot and after the merge of the first;

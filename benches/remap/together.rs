@@ -26,6 +26,11 @@ const ROUNDS: usize = 5;
 /// For each figure: ours, the baseline's. Those of the other side are not a number.
 pub type Measured = Vec<(f64, f64)>;
 
+fn rest() -> Result<(), String> {
+    thread::sleep(REST);
+    Ok(())
+}
+
 pub fn measure_both(job: &Job, ours_first: bool) -> Result<Measured, String> {
     if job.case == Case::Steady {
         return steady(job.len, ours_first);
@@ -34,10 +39,10 @@ pub fn measure_both(job: &Job, ours_first: bool) -> Result<Measured, String> {
     let words = words_of(&arena);
     let one = match job.case {
         Case::MergeStall => {
-            let rest = Paced::during(words, || Ok(thread::sleep(REST)))?;
+            let at_rest = Paced::during(words, rest)?;
             leave_to_merge(&arena)?;
             let ours = Paced::during(words, || await_merged(&arena))?;
-            (micros(ours), micros(rest))
+            (micros(ours), micros(at_rest))
         }
         Case::FirstRead => {
             let plain = plain(job.len)?;
@@ -71,9 +76,10 @@ fn view_read(from: (*const u8, *const u8), len: usize) -> Result<(f64, f64), Str
     let mut copy = |from: *const u8| {
         let begin = Instant::now();
         for offset in (0..len).step_by(CHUNK) {
+            let from = from.wrapping_add(offset);
             // SAFETY: inside the memory, whose length is a multiple of the buffer's, to which
             // nobody stores.
-            unsafe { from.add(offset).copy_to(buffer.as_mut_ptr(), CHUNK) };
+            unsafe { from.copy_to(buffer.as_mut_ptr(), CHUNK) };
             black_box(&buffer);
         }
         len as f64 / begin.elapsed().as_nanos() as f64
@@ -96,11 +102,11 @@ fn view_read(from: (*const u8, *const u8), len: usize) -> Result<(f64, f64), Str
 fn merge(arena: &Arena, len: usize) -> Result<Measured, String> {
     let (ours, rates) = Busy::during(words_of(arena), |busy| {
         thread::sleep(WARM_UP);
-        let rest = busy.rate(|| Ok(thread::sleep(REST)))?;
+        let at_rest = busy.rate(rest)?;
         leave_to_merge(arena)?;
         let begin = Instant::now();
         let meanwhile = busy.rate(|| await_merged(arena))?;
-        Ok::<_, String>((begin.elapsed(), (meanwhile, rest)))
+        Ok::<_, String>((begin.elapsed(), (meanwhile, at_rest)))
     })?;
     let (from, to) = (plain(len)?, plain(len)?);
     let begin = Instant::now();

@@ -40,8 +40,8 @@ impl Child {
         }
     }
 
-    /// A child that writes memory to a file by write(2), in pieces of 256 KiB, and ends; returns how
-    /// long writing took.
+    /// A child that writes memory to a file by write(2), in pieces of 256 KiB, and ends; returns
+    /// how long writing took.
     pub fn writing(memory: (*const u8, usize), file: &File) -> Result<Duration, String> {
         const PIECE: usize = 256 << 10;
         let (start, len) = memory;
