@@ -163,7 +163,7 @@ fn compare(report: &mut Report, times: usize, case: Case, len: usize) -> Result<
     let ask = |time: usize, &side: &Side| {
         let side = match side {
             Side::Both { .. } => Side::Both {
-                ours_first: time % 2 == 0,
+                ours_first: time.is_multiple_of(2),
             },
             side => side,
         };
