@@ -2,7 +2,9 @@
 
 #![allow(unsafe_code, reason = "forks children and ends them")]
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 /// A child process. Dropping this ends the child, if it has not ended before.
@@ -35,6 +37,44 @@ impl Child {
         loop {
             // SAFETY: sleeps.
             unsafe { libc::pause() };
+        }
+    }
+
+    /// A child that writes memory to a file by write(2), in pieces of 256 KiB, and ends; returns
+    /// how long writing took.
+    pub fn writing(memory: (*const u8, usize), file: &File) -> Result<Duration, String> {
+        const PIECE: usize = 256 << 10;
+        let (start, len) = memory;
+        let (mut result, told) = io::pipe().map_err(|error| error.to_string())?;
+        // SAFETY: the child makes only system calls, looks at the clock, and never returns.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let begin = Instant::now();
+            let written = (0..len).step_by(PIECE).all(|offset| {
+                let piece = PIECE.min(len - offset);
+                let from = start.wrapping_add(offset);
+                // SAFETY: the bytes are mapped.
+                let written = unsafe { libc::write(file.as_raw_fd(), from.cast(), piece) };
+                written == piece as isize
+            });
+            let took = if written {
+                begin.elapsed().as_nanos() as u64
+            } else {
+                0
+            };
+            let _ = (&told).write_all(&took.to_ne_bytes());
+            // SAFETY: ends the process without running any of its clean-up.
+            unsafe { libc::_exit(0) };
+        }
+        drop(told);
+        let _child = Self::parents(child)?;
+        let mut took = [0; 8];
+        result
+            .read_exact(&mut took)
+            .map_err(|error| error.to_string())?;
+        match u64::from_ne_bytes(took) {
+            0 => Err("the child could not write the file".to_owned()),
+            took => Ok(Duration::from_nanos(took)),
         }
     }
 

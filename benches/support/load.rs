@@ -178,3 +178,57 @@ impl Busy {
         Duration::from_nanos(self.worst_ns.load(Relaxed))
     }
 }
+
+impl Busy {
+    /// Stores a second while `act` runs.
+    pub fn rate(&self, act: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
+        let (begin, before) = (Instant::now(), self.stores.load(Acquire));
+        act()?;
+        let stores = self.stores.load(Acquire) - before;
+        Ok(stores as f64 / begin.elapsed().as_secs_f64())
+    }
+}
+
+/// A writer whose stores are due at certain times, to any page.
+pub struct Paced;
+
+impl Paced {
+    const EVERY: Duration = Duration::from_micros(10);
+    /// More than this many are not noted.
+    const MOST: usize = 1 << 20;
+
+    /// From when a store was due until it was done, of the slowest in a thousand, while `act` runs
+    /// on another thread.
+    pub fn during(
+        words: &[AtomicU64],
+        act: impl FnOnce() -> Result<(), String> + Send,
+    ) -> Result<Duration, String> {
+        // Not zeros, so that they are in memory.
+        let mut late = vec![u32::MAX; Self::MOST];
+        let done = AtomicBool::new(false);
+        let mut stores = 0;
+        thread::scope(|scope| {
+            let act = scope.spawn(|| {
+                let result = act();
+                done.store(true, Relaxed);
+                result
+            });
+            let mut random = Random(0x9e37_79b9_7f4a_7c15);
+            let begin = Instant::now();
+            while !done.load(Relaxed) && stores < Self::MOST {
+                let due = begin + Self::EVERY * stores as u32;
+                while Instant::now() < due {
+                    std::hint::spin_loop();
+                }
+                words[random.below(words.len())].store(random.0, Relaxed);
+                late[stores] = due.elapsed().as_nanos() as u32;
+                stores += 1;
+            }
+            act.join().map_err(|_| "it panicked".to_owned())?
+        })?;
+        let late = &mut late[..stores];
+        late.sort_unstable();
+        let slow = late.get(stores - stores / 1000 - 1);
+        Ok(Duration::from_nanos(u64::from(*slow.ok_or("no store")?)))
+    }
+}

@@ -249,8 +249,11 @@ impl Views {
     /// A further private view of the file, which must not change for as long as it lives.
     pub fn branch(&self) -> io::Result<Branch> {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
+        // With this flag the address is looked at as well, as a wish.
+        let anywhere = std::ptr::null_mut::<libc::c_void>();
+        let spare = self.spare.cast();
         // SAFETY: the spare view, which has no pages to move; the kernel chooses the address.
-        let start = unsafe { libc::mremap(self.spare.cast(), self.len, self.len, flags) };
+        let start = unsafe { libc::mremap(spare, self.len, self.len, flags, anywhere) };
         mapped_at(start)?;
         Ok(Branch {
             start: start.cast(),
