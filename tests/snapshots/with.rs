@@ -10,7 +10,10 @@ use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::common::{expect_bytes, for_each_engine, in_child, on, page_size, signals};
+use crate::common::{
+    FAULT, expect_bytes, for_each_engine, for_each_fault_engine, in_child, in_child_on, on,
+    page_size, signals,
+};
 use pagecow::{Arena, Engine, Error, Snapshotter};
 
 const PAGES: usize = 4096;
@@ -35,7 +38,7 @@ fn expect_all_well(arena: &mut Arena) {
 
 #[test]
 fn when_the_lock_is_taken_little_is_left() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let mut arena = filled(engine, 1);
         let snapshotter = arena.snapshotter();
         for by_snapshotter in [false, true] {
@@ -58,7 +61,7 @@ fn when_the_lock_is_taken_little_is_left() {
 /// lock.
 #[test]
 fn arming_goes_on_while_another_thread_holds_the_lock() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let arena = filled(engine, 1);
         let snapshotter = arena.snapshotter();
         let lock = Mutex::new(());
