@@ -174,14 +174,17 @@ impl Views {
     }
 
     /// Calls `found` with each of these private pages of the live view that has a copy of its own;
-    /// with each that differs from the file where the system does not say.
-    pub fn copied(&self, pages: PageRange, mut found: impl FnMut(PageIndex)) {
+    /// with each that differs from the file where the system does not say. Returns whether it said
+    /// so of all.
+    pub fn copied(&self, pages: PageRange, mut found: impl FnMut(PageIndex)) -> bool {
+        let end = pages.start() + pages.count().get();
         let listed = pagemap::private(self.live, self.page_size, pages, &mut found);
-        if !listed {
-            for page in pages.iter().filter(|page| self.differs(*page)) {
+        for page in (listed..end).map(PageIndex::new) {
+            if self.differs(page) {
                 found(page);
             }
         }
+        listed == end
     }
 
     fn differs(&self, page: PageIndex) -> bool {
@@ -249,8 +252,11 @@ impl Views {
     /// A further private view of the file, which must not change for as long as it lives.
     pub fn branch(&self) -> io::Result<Branch> {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
+        // Looked at with these flags, though it is an optional argument.
+        let anywhere = std::ptr::null_mut::<libc::c_void>();
+        let spare = self.spare.cast();
         // SAFETY: the spare view, which has no pages to move; the kernel chooses the address.
-        let start = unsafe { libc::mremap(self.spare.cast(), self.len, self.len, flags) };
+        let start = unsafe { libc::mremap(spare, self.len, self.len, flags, anywhere) };
         mapped_at(start)?;
         Ok(Branch {
             start: start.cast(),
@@ -332,7 +338,7 @@ fn alignment_for(len: usize, page_size: PageSize) -> usize {
 
 /// Whether the process may have this many more bytes of address space. `mremap(2)` looks at that
 /// after it has unmapped what it replaces, and leaves a hole there if it may not.
-fn has_room(len: usize) -> Result<(), ProtectError> {
+pub(crate) fn has_room(len: usize) -> Result<(), ProtectError> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
