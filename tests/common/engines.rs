@@ -62,6 +62,11 @@ pub fn on(engine: Engine) -> ArenaBuilder {
     Arena::builder().engine(engine)
 }
 
+/// An arena of the engine that remaps, which every Linux that pagecow runs on has.
+pub fn remap() -> ArenaBuilder {
+    on(Engine::Remap)
+}
+
 /// An arena that saves what is written and nothing else, for tests that count.
 pub fn page_by_page(engine: Engine) -> ArenaBuilder {
     on(engine).window(Window::Page)

@@ -16,6 +16,7 @@ pub mod mappings;
 pub mod model;
 pub mod processes;
 pub mod signals;
+pub mod stores;
 pub mod trail;
 
 pub use engines::{

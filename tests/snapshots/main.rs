@@ -9,6 +9,7 @@ mod guards;
 mod huge_pages;
 mod model;
 mod public_face;
+mod remap;
 mod sparse;
 mod timings;
 mod two_phase;
