@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{engines, on, page_size};
+use common::{by_faults, engines, merge, on, page_size};
 use pagecow::{Engine, Snapshot, Snapshotter, Stats, Window};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -228,6 +228,7 @@ fn round(engine: Engine, window: Window, stand_ready: bool, duration: Duration) 
     }
     arena.check_invariants().unwrap();
     live.lock().unwrap().clear();
+    merge(&arena);
     arena.check_invariants().unwrap();
 
     let stats = arena.stats();
@@ -243,12 +244,15 @@ fn round(engine: Engine, window: Window, stand_ready: bool, duration: Duration) 
         stats.pages_armed_early,
     );
     assert_eq!(stats.store_bytes, 0);
-    assert_eq!(
-        stats.faults - stats.spurious_faults - stats.soft_faults,
-        stats.pages_saved - stats.pages_saved_ahead
-    );
     assert!(stats.pages_saved <= PAGES * stats.snapshots);
-    assert_eq!(stats.pages_saved_ahead > 0, window != Window::Page);
+    // With the other engine the kernel makes most of the copies, unasked.
+    if by_faults(engine) {
+        assert_eq!(
+            stats.faults - stats.spurious_faults - stats.soft_faults,
+            stats.pages_saved - stats.pages_saved_ahead
+        );
+        assert_eq!(stats.pages_saved_ahead > 0, window != Window::Page);
+    }
     assert!(stats.snapshots > 0 && checked > 0);
     stats
 }

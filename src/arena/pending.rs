@@ -87,7 +87,10 @@ impl Pending {
             return Err(Error::GuardHeld);
         }
         let loan = match registered.remap() {
-            Some(remapped) if remapped.can_freeze() => None,
+            Some(remapped) if remapped.can_freeze() => {
+                remapped.check_room()?;
+                None
+            }
             _ => {
                 let loan = Loan::new(registered)?;
                 registered.core().reserve()?;

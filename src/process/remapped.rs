@@ -125,6 +125,15 @@ impl Remapped {
         self.remap.holders() == 0 && !self.remap.is_lent() && !self.is_looked_at()
     }
 
+    /// `Err` when the process may not have the address space that freezing takes for a moment.
+    pub fn check_room(&self) -> Result<()> {
+        let bytes = self.remap.views().len();
+        sys::has_room(bytes).map_err(|source| Error::Reserve {
+            bytes,
+            source: source.into(),
+        })
+    }
+
     /// A frozen snapshot began or ended.
     pub fn count_snapshots(&self, change: isize) {
         self.snapshots.fetch_add(change as usize, Ordering::Relaxed);

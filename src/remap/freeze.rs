@@ -75,12 +75,16 @@ impl Remap {
         self.pages.get() - self.state().shared
     }
 
-    /// Whether anything was stored since the live view was made private. A page that has no copy
-    /// when it is looked at had none at the beginning of this call, which is the instant for which
-    /// "nothing" holds.
+    /// Whether anything was stored since the live view was made private, as far as is known. A page
+    /// that has no copy when it is looked at had none at the beginning of this call, which is the
+    /// instant for which "nothing" holds. Bytes that are the same would not do: they may have
+    /// differed meanwhile.
     fn is_written(&self, state: &State) -> bool {
-        self.private(state)
-            .is_some_and(|pages| self.count_copied(pages) > 0)
+        self.private(state).is_some_and(|pages| {
+            let mut any = false;
+            let is_known = self.views.copied(pages, |_| any = true);
+            any || !is_known
+        })
     }
 
     fn count_copied(&self, pages: PageRange) -> u64 {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use pagecow::{Arena, ArenaBuilder, Engine, Window};
 
-/// When set, exactly these must be there: `mprotect,userfaultfd`.
+/// When set, exactly these must be there: `mprotect,userfaultfd,remap`.
 const EXPECTED: &str = "PAGECOW_EXPECTED_ENGINES";
 
 /// The engines that this machine has. Prints once which it lacks, also where the output of tests is
@@ -31,9 +31,27 @@ pub fn engines() -> &'static [Engine] {
     })
 }
 
+/// The engines that arm pages, and save a page at its first write: for tests of arming, of faults
+/// and of what is saved. docs/testing.md says which tests these are, and why.
+pub const FAULT: &[Engine] = &[Engine::Mprotect, Engine::Userfaultfd];
+
+/// Whether it is one of [`FAULT`].
+pub fn by_faults(engine: Engine) -> bool {
+    FAULT.contains(&engine)
+}
+
 /// Runs a test on each engine; what is printed last before a failure is the engine it failed on.
 pub fn for_each_engine(test: impl Fn(Engine)) {
-    for engine in engines() {
+    for_each(|_| true, test);
+}
+
+/// The same on those of [`FAULT`].
+pub fn for_each_fault_engine(test: impl Fn(Engine)) {
+    for_each(by_faults, test);
+}
+
+fn for_each(wanted: impl Fn(Engine) -> bool, test: impl Fn(Engine)) {
+    for engine in engines().iter().filter(|engine| wanted(**engine)) {
         println!("engine: {engine}");
         test(*engine);
     }
@@ -42,6 +60,11 @@ pub fn for_each_engine(test: impl Fn(Engine)) {
 /// An arena with the default window.
 pub fn on(engine: Engine) -> ArenaBuilder {
     Arena::builder().engine(engine)
+}
+
+/// An arena of the engine that remaps, which every Linux that pagecow runs on has.
+pub fn remap() -> ArenaBuilder {
+    on(Engine::Remap)
 }
 
 /// An arena that saves what is written and nothing else, for tests that count.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use super::page_size;
@@ -56,8 +57,40 @@ fn status(name: &str) -> usize {
     kib << 10
 }
 
+/// With less than there is, no memory is mapped any more.
+pub fn limit_address_space(bytes: libc::rlim_t) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: a valid limit.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+    assert_eq!(result, 0);
+}
+
+/// The frames of memory that the pages of `bytes` are in, 0 for pages that are not resident; `None`
+/// where this process is not told.
+pub fn frames(bytes: &[u8]) -> Option<Vec<u64>> {
+    let mut entries = vec![0; bytes.len() / page_size() * 8];
+    let at = bytes.as_ptr() as usize / page_size() * 8;
+    let pagemap = File::open("/proc/self/pagemap").unwrap();
+    pagemap.read_exact_at(&mut entries, at as u64).unwrap();
+    let frame = |entry: &[u8; 8]| u64::from_ne_bytes(*entry) & ((1 << 55) - 1);
+    let frames: Vec<u64> = entries.as_chunks().0.iter().map(frame).collect();
+    frames.iter().any(|frame| *frame != 0).then_some(frames)
+}
+
 /// How many of `bytes` are in huge pages.
 pub fn in_huge_pages(bytes: &[u8]) -> usize {
+    resident_as("AnonHugePages:", bytes)
+}
+
+/// How many of `bytes` are in memory that no file has, such as copies of a file's.
+pub fn anonymous_in(bytes: &[u8]) -> usize {
+    resident_as("Anonymous:", bytes)
+}
+
+fn resident_as(kind: &str, bytes: &[u8]) -> usize {
     let (start, end) = (bytes.as_ptr() as usize, bytes.as_ptr_range().end as usize);
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;
@@ -71,7 +104,7 @@ pub fn in_huge_pages(bytes: &[u8]) -> usize {
             .and_then(|(from, to)| Some(number(from)?..number(to)?));
         if let Some(range) = range {
             inside = range.start < end && start < range.end;
-        } else if inside && first == "AnonHugePages:" {
+        } else if inside && first == kind {
             kib += words.next().unwrap().parse::<usize>().unwrap();
         }
     }

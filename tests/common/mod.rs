@@ -7,6 +7,8 @@
     reason = "each folder of tests is a crate of its own and uses some of this"
 )]
 
+use std::time::Duration;
+
 use pagecow::{Arena, ArenaBuilder, Snapshot};
 
 pub mod engines;
@@ -14,9 +16,12 @@ pub mod mappings;
 pub mod model;
 pub mod processes;
 pub mod signals;
+pub mod stores;
 pub mod trail;
 
-pub use engines::{engines, for_each_engine, on, page_by_page};
+pub use engines::{
+    FAULT, by_faults, engines, for_each_engine, for_each_fault_engine, on, page_by_page,
+};
 pub use processes::{
     Ended, Forked, end_of_fork, end_of_forked, expect_child_ended_well, fork, in_child, in_child_on,
 };
@@ -41,6 +46,12 @@ pub fn pattern(pages: usize) -> Vec<u8> {
         bytes.fill((page * 7 + page / 256 + 1) as u8);
     }
     bytes
+}
+
+/// Has all brought back that was stored while snapshots lived which are gone by now, as the engine
+/// that remaps does in the background.
+pub fn merge(arena: &Arena) {
+    arena.tend(Duration::MAX);
 }
 
 /// All frozen bytes.

@@ -1,17 +1,23 @@
 //! A model of an arena and its snapshots: plain vectors, cloned at each snapshot, and the steps
 //! that change both.
 
+mod beside;
+mod forked;
+
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::time::Duration;
 
-use pagecow::{Arena, ArenaBuilder, Error, Pending, Snapshot, Window};
+use pagecow::{Arena, ArenaBuilder, Engine, Error, Pending, Snapshot, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::engines::engines;
+use self::beside::Beside;
+pub use self::beside::Kind;
+use self::forked::Children;
+use super::engines::{by_faults, engines};
 use super::page_size;
 
 /// Places are given in 1/1000 of the arena.
@@ -65,10 +71,45 @@ pub enum Step {
         which: usize,
         older: usize,
     },
+    /// Make a view, a branch or an arena of one of the live snapshots.
+    Make {
+        kind: Kind,
+        which: usize,
+    },
+    /// Store to one of these.
+    StoreBeside {
+        kind: Kind,
+        which: usize,
+        at: usize,
+        len: usize,
+        value: u8,
+    },
+    DropBeside {
+        kind: Kind,
+        which: usize,
+    },
+    /// What is done in the background, one piece of it.
+    TendOnce,
+    /// Fork a process that lives on. Only in a process of its own.
+    Fork,
+    /// Have one of them check that it has what was, and end.
+    EndFork {
+        which: usize,
+    },
 }
 
 pub fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
     vec(step(), 1..most)
+}
+
+/// The same with forks.
+pub fn steps_and_forks(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        14 => step(),
+        1 => Just(Step::Fork),
+        1 => (0usize..16).prop_map(|which| Step::EndFork { which }),
+    ];
+    vec(step, 1..most)
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -76,10 +117,12 @@ fn step() -> impl Strategy<Value = Step> {
     let len = prop_oneof![4 => 1usize..64, 1 => 1usize..100_000];
     let which = 0usize..16;
     let write = (at.clone(), len.clone(), any::<u8>());
+    let kind = select(vec![Kind::View, Kind::Branch, Kind::Arena]);
+    let one = (kind, which.clone());
     prop_oneof![
         8 => write.clone().prop_map(|(at, len, value)| Step::Write { at, len, value }),
         2 => write.clone().prop_map(|(at, len, value)| Step::WriteGuarded { at, len, value }),
-        1 => write.prop_map(|(at, len, value)| Step::ReadFrom { at, len, value }),
+        1 => write.clone().prop_map(|(at, len, value)| Step::ReadFrom { at, len, value }),
         4 => Just(Step::Snapshot),
         1 => Just(Step::Prepare),
         2 => Just(Step::ArmAhead),
@@ -91,6 +134,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (which.clone(), at.clone()).prop_map(|(which, at)| Step::Stream { which, at }),
         2 => (which.clone(), at).prop_map(|(which, index)| Step::Page { which, index }),
         2 => (which.clone(), which).prop_map(|(which, older)| Step::ChangedSince { which, older }),
+        1 => one.clone().prop_map(|(kind, which)| Step::Make { kind, which }),
+        2 => (one.clone(), write).prop_map(|((kind, which), (at, len, value))| {
+            Step::StoreBeside { kind, which, at, len, value }
+        }),
+        1 => one.prop_map(|(kind, which)| Step::DropBeside { kind, which }),
+        3 => Just(Step::TendOnce),
     ]
 }
 
@@ -157,6 +206,8 @@ pub struct Model {
     /// What the arena must hold.
     bytes: Vec<u8>,
     live: Vec<Frozen>,
+    beside: Beside,
+    children: Children,
     pending: Option<Pending>,
     taken: u64,
     /// For each page, how many snapshots had been taken when it was last made writable.
@@ -170,10 +221,13 @@ pub struct Model {
     window: Window,
     /// Whether snapshots may say that they have failed.
     may_fail: bool,
+    /// Whether faults are what copies come from, so that each is counted.
+    by_faults: bool,
 }
 
 impl Model {
     pub fn new(
+        engine: Engine,
         builder: ArenaBuilder,
         window: Window,
         pages: usize,
@@ -181,9 +235,11 @@ impl Model {
     ) -> Result<Self, Error> {
         let len = pages * page_size();
         Ok(Self {
-            arena: builder.window(window).build(len)?,
+            arena: builder.engine(engine).window(window).build(len)?,
             bytes: vec![0; len],
             live: Vec::new(),
+            beside: Beside::default(),
+            children: Children::default(),
             pending: None,
             taken: 0,
             opened: vec![0; pages],
@@ -192,6 +248,7 @@ impl Model {
             saved_before: 0,
             window,
             may_fail,
+            by_faults: by_faults(engine),
         })
     }
 
@@ -314,8 +371,53 @@ impl Model {
                 }
             }
             Step::ChangedSince { which, older } => self.changed_since(which, older),
+            Step::Make { kind, which } => self.make(kind, which),
+            Step::StoreBeside {
+                kind,
+                which,
+                at,
+                len,
+                value,
+            } => {
+                let range = self.range(at, len);
+                self.beside.store(kind, which, range, value);
+            }
+            Step::DropBeside { kind, which } => self.beside.drop(kind, which),
+            Step::TendOnce => self.arena.tend(Duration::ZERO),
+            Step::Fork => self.fork(),
+            Step::EndFork { which } => self.children.end_one(which),
         }
         Ok(())
+    }
+
+    fn make(&mut self, kind: Kind, which: usize) {
+        if self.live.is_empty() {
+            return;
+        }
+        let frozen = &self.live[which % self.live.len()];
+        if let Err(error) = self.beside.make(kind, &frozen.snapshot, &frozen.bytes) {
+            assert!(frozen.may_fail && frozen.has_failed(), "{error:?}");
+        }
+    }
+
+    /// The child has what is now, and goes on to store to all that it may store to.
+    fn fork(&mut self) {
+        let mut children = std::mem::take(&mut self.children);
+        let mut value = 0;
+        children.fork(|| {
+            self.check_all();
+            value += 1;
+            for (at, len) in [(0, 100_000), (500, 3), (990, 9999)] {
+                let range = self.range(at, len);
+                self.arena[range.clone()].fill(value);
+                self.bytes[range.clone()].fill(value);
+                for (which, kind) in [Kind::Branch, Kind::Arena].into_iter().enumerate() {
+                    self.beside.store(kind, which, range.clone(), value);
+                }
+            }
+            self.check_all();
+        });
+        self.children = children;
     }
 
     fn taken(&mut self, snapshot: Snapshot, saved_before: u64) {
@@ -344,6 +446,24 @@ impl Model {
             .filter(|page| self.history[*page].iter().any(|at| between.contains(at)))
             .collect();
         match result.map(|ranges| ranges.into_iter().flatten().collect::<Vec<usize>>()) {
+            Ok(pages) if !self.by_faults => {
+                // Where there are no faults to go by, what was written over with the same bytes may
+                // be missing.
+                let page = |bytes: &[u8], index: usize| {
+                    bytes[index * page_size()..][..page_size()].to_vec()
+                };
+                let differ = |index| page(&newer.bytes, index) != page(&older.bytes, index);
+                for index in 0..self.pages() {
+                    let named = pages.contains(&index);
+                    assert!(named || !differ(index), "{pages:?} lack {index}");
+                    let exact = self.window == Window::Page;
+                    assert!(
+                        !named || !exact || wanted.contains(&index),
+                        "{pages:?}, not {index}"
+                    );
+                }
+                assert!(pages.is_sorted_by(|a, b| a < b), "{pages:?}");
+            }
             Ok(pages) if self.window == Window::Page => assert_eq!(pages, wanted),
             // Pages saved ahead are named as well.
             Ok(pages) => assert!(
@@ -364,10 +484,14 @@ impl Model {
                 self.arena[range.clone()] == self.bytes[range.clone()],
                 "live bytes {range:?} differ"
             );
+            self.beside.check(range);
         }
         let stats = self.arena.stats();
         assert_eq!(stats.live_snapshots, self.live.len() as u64);
         assert_eq!(stats.snapshots, self.taken);
+        if !self.by_faults {
+            return;
+        }
         // No page is saved twice between two snapshots.
         assert!(stats.pages_saved - self.saved_before <= self.pages() as u64);
         let asked = stats.pages_saved - stats.pages_saved_ahead;
@@ -380,18 +504,32 @@ impl Model {
         }
     }
 
-    /// All bytes, the live ones and those of all snapshots, which outlive their arena.
-    pub fn check_to_the_end(self) {
-        let Self {
-            arena, bytes, live, ..
-        } = self;
-        assert!(arena[..] == bytes[..], "live bytes differ");
-        for frozen in &live {
-            frozen.expect_bytes(0..bytes.len());
+    /// All bytes.
+    fn check_all(&self) {
+        assert!(self.arena[..] == self.bytes[..], "live bytes differ");
+        for frozen in &self.live {
+            frozen.expect_bytes(0..self.bytes.len());
         }
+        self.beside.check(0..self.bytes.len());
+    }
+
+    /// All bytes, the live ones and those of all snapshots and of what was made of them, which
+    /// outlive their arena.
+    pub fn check_to_the_end(mut self) {
+        self.check_all();
+        self.children.end_all();
+        let Self {
+            arena,
+            bytes,
+            live,
+            beside,
+            ..
+        } = self;
         drop(arena);
         for frozen in &live {
             frozen.expect_bytes(0..bytes.len());
         }
+        drop(live);
+        beside.check(0..bytes.len());
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::mappings::{page_tables, resident, without_huge_pages};
-use crate::common::{in_child, on, page_by_page, page_size};
+use crate::common::{by_faults, in_child, on, page_by_page, page_size};
 use pagecow::Engine;
 
 /// Resident memory and memory of page tables, and by how much they have grown.
@@ -66,7 +66,8 @@ fn three_pages_touched(engine: Engine, len: usize, most_tables: usize) {
     let pages = touched.map(|offset| offset / page_size());
     assert_eq!(changed, pages.map(|page| page..page + 1));
     let stats = arena.stats();
-    assert_eq!((stats.faults, stats.pages_saved), (15, 15));
+    let faults = if by_faults(engine) { 15 } else { stats.faults };
+    assert_eq!((stats.faults, stats.pages_saved), (faults, 15));
     // Arming what was never touched takes no entries for its pages.
     grown.expect_at_most(MOST, most_tables);
     drop(arena);
@@ -128,10 +129,13 @@ fn neither_copies_nor_tables_become_huge_pages() {
     let ended = in_child(|engine| {
         const PAGES: usize = 1 << 16;
         let before = without_huge_pages();
-        let arena = on(engine).build(PAGES * page_size()).unwrap();
+        let mut arena = on(engine).build(PAGES * page_size()).unwrap();
         let tables = without_huge_pages() - before;
         assert!(tables >= 12 * PAGES, "only {tables} bytes of tables");
         let _snapshot = arena.snapshot().unwrap();
+        // With the engine that remaps it takes two.
+        arena[0] = 1;
+        let _another = arena.snapshot().unwrap();
         let store = without_huge_pages() - before - tables;
         let wanted = PAGES * (page_size() + 32);
         assert!(store >= wanted, "only {store} bytes of the store");

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "the limit of descriptors is a system call")]
 
 use crate::common::mappings::{self, forbid_huge_pages, resident};
-use crate::common::{expect_bytes, in_child, in_child_on, on, page_size};
+use crate::common::{by_faults, expect_bytes, in_child, in_child_on, on, page_size};
 use pagecow::{Arena, Engine, Error, Snapshot};
 
 const LEN: usize = 64 << 10;
@@ -49,7 +49,9 @@ fn each_takes_few_mappings_and_little_memory() {
         let snapshots = snapshots(&arenas);
 
         let mappings = mappings::count() - mappings_before;
-        assert!(mappings <= 3 * count, "{mappings} mappings for {count}");
+        // A memory of one view, or of three.
+        let each = if by_faults(engine) { 3 } else { 7 };
+        assert!(mappings <= each * count, "{mappings} mappings for {count}");
         // Each has touched one page of its own.
         let own = count * page_size();
         let bookkeeping = (resident() - resident_before).saturating_sub(own) / count;
@@ -104,7 +106,7 @@ fn each_is_found_by_its_faults() {
         }
         for (arena, snapshot) in arenas.iter().zip(&snapshots) {
             expect_bytes(snapshot, &[0; LEN]);
-            assert_eq!(arena.stats().faults, 1);
+            assert_eq!(arena.stats().faults, u64::from(by_faults(engine)));
             assert_eq!(snapshot.stats().pages_saved, 1);
         }
     });

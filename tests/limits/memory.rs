@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::mappings::{forbid_huge_pages, resident};
-use crate::common::{expect_bytes, in_child, page_by_page, page_size};
+use crate::common::{FAULT, expect_bytes, in_child_on, page_by_page, page_size};
 use pagecow::{Arena, Engine, Snapshot};
 
 const LEN: usize = 64 << 20;
@@ -44,7 +44,7 @@ fn rolling(arena: &mut Arena, mut newest: Snapshot, times: usize) -> Snapshot {
 /// A copy of each page that was written, and nothing ahead for pages that have copies.
 #[test]
 fn a_second_snapshot_after_everything_was_written() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let (mut arena, before) = filled(engine);
         let first = arena.snapshot().unwrap();
         write_everything(&mut arena, 2);
@@ -64,7 +64,7 @@ fn a_second_snapshot_after_everything_was_written() {
 /// By hand, what a keeper does: frames that hold copies now will be free for the next ones.
 #[test]
 fn a_keeper_expects_no_new_frames_for_copies_that_exist() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let mut arena = page_by_page(engine).keeper(false).build(LEN).unwrap();
         arena.fill(1);
         let _first = arena.snapshot().unwrap();
@@ -80,7 +80,7 @@ fn a_keeper_expects_no_new_frames_for_copies_that_exist() {
 /// What a period used is kept for the next, and decays when none comes.
 #[test]
 fn kept_memory_decays() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         forbid_huge_pages();
         let before = resident();
         let builder = page_by_page(engine).keeper(false);
@@ -108,7 +108,7 @@ fn kept_memory_decays() {
 /// The same with a snapshot alive.
 #[test]
 fn kept_memory_decays_while_a_snapshot_lives() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let builder = page_by_page(engine).keeper(false);
         let mut arena = builder.decay(Duration::from_millis(1)).build(LEN).unwrap();
         arena.fill(1);
@@ -128,7 +128,7 @@ fn kept_memory_decays_while_a_snapshot_lives() {
 
 #[test]
 fn without_decay_little_is_kept() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         forbid_huge_pages();
         let before = resident();
         let builder = page_by_page(engine).keeper(false);
@@ -145,7 +145,7 @@ fn without_decay_little_is_kept() {
 /// But while a snapshot lives, writers have what the last period used, whoever tends the arena.
 #[test]
 fn without_decay_a_snapshot_alive_keeps_what_was_used() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let builder = page_by_page(engine).keeper(false);
         let mut arena = builder.decay(Duration::ZERO).build(LEN).unwrap();
         arena.fill(1);
@@ -165,7 +165,7 @@ fn without_decay_a_snapshot_alive_keeps_what_was_used() {
 /// Snapshot after snapshot, with one alive at any time.
 #[test]
 fn memory_shrinks_while_snapshots_live() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let (mut arena, before) = filled(engine);
         let first = arena.snapshot().unwrap();
         write_everything(&mut arena, 2);
@@ -186,7 +186,7 @@ fn memory_shrinks_while_snapshots_live() {
 
 #[test]
 fn a_snapshot_that_is_given_up_leaves_nothing() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let (mut arena, before) = filled(engine);
         let first = arena.snapshot().unwrap();
         write_everything(&mut arena, 2);

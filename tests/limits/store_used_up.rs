@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use crate::common::mappings::address_space;
-use crate::common::{expect_bytes, in_child, on, page_by_page, page_size, patterned};
+use crate::common::{
+    FAULT, expect_bytes, in_child, in_child_on, on, page_by_page, page_size, patterned,
+};
 use pagecow::{Arena, ArenaBuilder, Error, Snapshot};
 
 fn limited(builder: ArenaBuilder, pages: usize, frames: usize) -> (Arena, Vec<u8>) {
@@ -42,7 +44,7 @@ fn is_exhausted(error: &io::Error) -> bool {
 
 #[test]
 fn the_newest_fails_and_the_older_stays_exact() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         const PAGES: usize = 8;
         const FRAMES: usize = PAGES + 2;
         let page = page_size();
@@ -87,7 +89,7 @@ fn the_newest_fails_and_the_older_stays_exact() {
 
 #[test]
 fn a_page_that_several_need_fails_them_all() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let page = page_size();
         let (mut arena, first) = limited(on(engine), 6, 2);
         let snapshots = [(); 3].map(|()| arena.snapshot().unwrap());
@@ -129,7 +131,7 @@ fn a_page_that_several_need_fails_them_all() {
 
 #[test]
 fn without_any_frame_nothing_is_exact_once_written() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let (mut arena, first) = limited(on(engine), 3, 0);
         let snapshot = arena.snapshot().unwrap();
         expect_bytes(&snapshot, &first);
@@ -149,7 +151,7 @@ fn without_any_frame_nothing_is_exact_once_written() {
 /// Readers meet the end of the store in the middle of what they read.
 #[test]
 fn a_reader_in_progress_gets_the_error_and_never_wrong_bytes() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         const PAGES: usize = 64;
         let page = page_size();
         let (mut arena, _) = limited(on(engine), PAGES, PAGES / 2);

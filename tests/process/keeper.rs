@@ -7,11 +7,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use pagecow::{Arena, ArenaBuilder};
+use pagecow::{Arena, ArenaBuilder, Engine, Snapshot};
 
 use crate::common::{
-    Forked, end_of_fork, expect_bytes, expect_child_ended_well, fork, in_child, on, page_by_page,
-    page_size,
+    FAULT, Forked, by_faults, end_of_fork, expect_bytes, expect_child_ended_well, fork, in_child,
+    in_child_on, on, page_by_page, page_size,
 };
 
 /// More frames than are always kept.
@@ -37,6 +37,13 @@ fn await_keepers(count: usize) -> Vec<String> {
         }
         std::thread::yield_now();
     }
+}
+
+/// A snapshot for which the keeper has something to do: while it lives, or, with the engine that
+/// remaps, when it goes.
+fn snapshot_for_keeper(engine: Engine, arena: &Arena) -> Option<Snapshot> {
+    let snapshot = arena.snapshot().unwrap();
+    by_faults(engine).then_some(snapshot)
 }
 
 /// The signals that are blocked on a thread, one bit each.
@@ -125,9 +132,9 @@ fn one_for_all_arenas_from_the_first_snapshot_on() {
         assert_eq!(keepers().len(), 0);
         drop(none.snapshot().unwrap());
         assert_eq!(keepers().len(), 0);
-        let _one = one.snapshot().unwrap();
+        let _one = snapshot_for_keeper(engine, &one);
         await_keepers(1);
-        let _two = two.snapshot().unwrap();
+        let _two = snapshot_for_keeper(engine, &two);
         drop(one.snapshot().unwrap());
         assert_eq!(await_keepers(1).len(), 1);
     });
@@ -139,7 +146,7 @@ fn one_for_all_arenas_from_the_first_snapshot_on() {
 fn all_signals_are_blocked() {
     let ended = in_child(|engine| {
         let arena = filled(on(engine));
-        let _snapshot = arena.snapshot().unwrap();
+        let _snapshot = snapshot_for_keeper(engine, &arena);
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGALRM] {
             let bit = 1 << (signal - 1);
             assert_ne!(blocked(&await_keepers(1)[0]) & bit, 0, "signal {signal}");
@@ -189,7 +196,7 @@ fn it_arms_what_is_to_stand_ready() {
 /// More than a snapshot makes ready itself.
 #[test]
 fn it_makes_frames_ready() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let arena = filled(page_by_page(engine));
         let _snapshot = arena.snapshot().unwrap();
         while resident(&arena) < LEN / 8 {
@@ -220,8 +227,10 @@ fn it_gives_back_what_is_not_used() {
 fn a_forked_child_has_its_own() {
     let ended = in_child(|engine| {
         let mut arena = filled(page_by_page(engine));
-        let snapshot = arena.snapshot().unwrap();
+        let before = snapshot_for_keeper(engine, &arena);
         await_keepers(1);
+        let snapshot = arena.snapshot().unwrap();
+        drop(before);
         for round in 0..20 {
             arena.fill(round);
             match fork() {

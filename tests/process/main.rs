@@ -11,5 +11,6 @@ mod foreign_handlers;
 mod forks;
 mod handler;
 mod keeper;
+mod remap;
 mod self_check;
 mod system_calls;

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use crate::common::{
-    Trail, bytes_of, expect_bytes, in_child, on, page_by_page, page_size, pattern, patterned,
+    FAULT, Trail, bytes_of, expect_bytes, in_child, in_child_on, on, page_by_page, page_size,
+    pattern, patterned,
 };
 use pagecow::{Arena, Error};
 
@@ -37,7 +38,7 @@ fn file_of(len: usize, byte: u8) -> File {
 
 #[test]
 fn a_read_into_an_armed_page_is_refused_and_raises_no_signal() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let (arena, before) = patterned(on(engine), 8);
         let snapshot = arena.snapshot().unwrap();
         let file = file_of(page_size(), 9);
@@ -58,7 +59,7 @@ fn a_read_into_an_armed_page_is_refused_and_raises_no_signal() {
 
 #[test]
 fn a_read_across_the_border_of_armed_memory_is_short() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let page = page_size();
         let (mut arena, before) = patterned(page_by_page(engine), 4);
         let snapshot = arena.snapshot().unwrap();
@@ -237,7 +238,7 @@ fn a_source_that_breaks_leaves_what_arrived_and_no_guard() {
 
 #[test]
 fn after_the_last_snapshot_open_all_lets_reads_arrive() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         const PAGES: usize = 1024;
         let page = page_size();
         // The upper half is never touched before it is armed.
@@ -296,7 +297,7 @@ fn after_the_last_snapshot_open_all_lets_reads_arrive() {
 /// write to.
 #[test]
 fn a_datagram_for_an_armed_page_is_lost_and_one_for_an_open_arena_is_not() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let (arena, _) = patterned(on(engine), 4);
         drop(arena.snapshot().unwrap());
         let (sender, receiver) = UnixDatagram::pair().unwrap();

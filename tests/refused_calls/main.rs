@@ -145,10 +145,10 @@ fn afterwards() -> [Step; 4] {
 }
 
 /// One life of an arena, in which a call may be refused. With `told` it prints what it does.
-fn live(builder: ArenaBuilder, told: bool) {
+fn live(engine: Engine, builder: ArenaBuilder, told: bool) {
     let build = || {
         let builder = builder.clone();
-        watch(|| Model::new(builder, Window::default(), BLOCKS * block(), false))
+        watch(|| Model::new(engine, builder, Window::default(), BLOCKS * block(), false))
     };
     let mut model = build().unwrap_or_else(|error| {
         assert!(has_refused(), "{error}");
@@ -191,7 +191,7 @@ fn refuse_each(engines: &[Engine], call: Call, refusals: &[Refusal]) {
                 let life = |told| {
                     end_of_forked(|| {
                         refuse(call, nth, refusal);
-                        live(on(engine).huge_pages(call == Call::Madvise), told);
+                        live(engine, on(engine).huge_pages(call == Call::Madvise), told);
                         if has_refused() { REFUSED } else { NOT_REACHED }
                     })
                 };
@@ -220,7 +220,7 @@ fn refuse_each(engines: &[Engine], call: Call, refusals: &[Refusal]) {
 #[test]
 fn calls_of_the_library_come_here() {
     let ended = in_child_on(Engine::ALL, |engine| {
-        live(on(engine), false);
+        live(engine, on(engine), false);
         let by_any = [
             Call::Mprotect,
             Call::Madvise,

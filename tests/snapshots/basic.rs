@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, Read, Seek, SeekFrom};
 
-use crate::common::{engines, for_each_engine, on, page_by_page, page_size};
+use crate::common::{
+    by_faults, engines, for_each_engine, for_each_fault_engine, merge, on, page_by_page, page_size,
+};
 use pagecow::{Arena, ArenaBuilder, Engine, Error, Snapshot};
 
 fn frozen(snapshot: &Snapshot, offset: usize, len: usize) -> Vec<u8> {
@@ -31,10 +33,12 @@ fn a_snapshot_keeps_what_was_and_the_arena_what_is() {
         assert_eq!(frozen(&before, 0, 5), b"hello");
         assert_eq!(&arena[..5], b"HELLO");
         let stats = arena.stats();
-        assert_eq!((stats.faults, stats.pages_saved), (1, 1));
-        assert_eq!(stats.save_latency.count(), 1);
+        let faults = u64::from(by_faults(engine));
+        assert_eq!((stats.faults, stats.pages_saved), (faults, 1));
+        assert_eq!(stats.save_latency.count(), faults);
         arena.check_invariants().unwrap();
         drop(before);
+        merge(&arena);
         arena.check_invariants().unwrap();
         assert_eq!(arena.stats().store_bytes, 0);
     });
@@ -83,8 +87,11 @@ fn one_copy_serves_all_snapshots_that_need_it() {
             drop(snapshot);
             arena.check_invariants().unwrap();
         }
-        assert_eq!(arena.stats().store_bytes, page_size() as u64);
+        // The copy that the kernel made is kept until no snapshot needs the memory armed.
+        let copies = if by_faults(engine) { 1 } else { 2 };
+        assert_eq!(arena.stats().store_bytes, (copies * page_size()) as u64);
         drop(fourth);
+        merge(&arena);
         assert_eq!(arena.stats().store_bytes, 0);
     });
 }
@@ -98,7 +105,8 @@ fn a_store_across_two_pages() {
         let border = 2 * page_size();
         arena[border - 3..border + 5].copy_from_slice(b"straddle");
         let stats = arena.stats();
-        assert_eq!((stats.faults, stats.pages_saved), (2, 2));
+        let faults = if by_faults(engine) { 2 } else { 0 };
+        assert_eq!((stats.faults, stats.pages_saved), (faults, 2));
         assert_eq!(frozen(&snapshot, 0, bytes.len()), bytes);
         assert_eq!(&arena[border - 3..border + 5], b"straddle");
         arena.check_invariants().unwrap();
@@ -130,7 +138,9 @@ fn arenas_of_different_engines_live_side_by_side() {
 
 #[test]
 fn the_best_engine_is_one_that_is_there() {
-    assert_eq!(engines().last(), Some(&Engine::best()));
+    // The one that remaps has other limits, and is there for those who ask for it.
+    let best = engines().iter().rfind(|engine| by_faults(**engine));
+    assert_eq!(best, Some(&Engine::best()));
     assert!(Engine::Mprotect.check().is_ok());
 }
 
@@ -151,7 +161,7 @@ fn clones_are_one_snapshot() {
 
 #[test]
 fn after_the_last_drop_nothing_is_copied_and_faults_soon_end() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, _) = numbered(page_by_page(engine), 1024);
         let page = page_size();
         drop(arena.snapshot().unwrap());
@@ -181,7 +191,8 @@ fn a_snapshot_outlives_its_arena_and_a_page_its_snapshot() {
         let pages: Vec<_> = snapshot.pages().map(|page| page.unwrap()).collect();
         drop(snapshot);
         let saved: Vec<bool> = pages.iter().map(|page| page.is_saved()).collect();
-        assert_eq!(saved, [false, true, false]);
+        // A frozen page has no copy: it is the arena that got one.
+        assert_eq!(saved, [false, by_faults(engine), false]);
         for (index, page) in pages.iter().enumerate() {
             assert_eq!(page.index(), index);
             assert_eq!(page.bytes(), &bytes[index * page_size()..][..page_size()]);

@@ -5,7 +5,9 @@ use std::io::{self, Read};
 
 use crate::common::mappings::in_huge_pages;
 use crate::common::model::{Model, Step, config, engine, steps, window};
-use crate::common::{expect_bytes, for_each_engine, on, page_by_page, page_size, patterned};
+use crate::common::{
+    expect_bytes, for_each_engine, for_each_fault_engine, on, page_by_page, page_size, patterned,
+};
 use memmap2::{Advice, MmapMut};
 use proptest::prelude::*;
 
@@ -31,7 +33,7 @@ fn system_gives_huge_pages() -> bool {
 
 #[test]
 fn an_arena_that_asks_for_huge_pages_gets_them() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let given = system_gives_huge_pages();
         let (arena, _) = patterned(on(engine).huge_pages(true), pages());
         assert!(in_huge_pages(&arena) > 0 || !given);
@@ -106,7 +108,7 @@ proptest! {
         steps in steps(60),
     ) {
         let builder = on(engine).huge_pages(true);
-        let mut model = Model::new(builder, window, pages(), false).unwrap();
+        let mut model = Model::new(engine, builder, window, pages(), false).unwrap();
         let len = (touched * LEN / 1000).max(1);
         let touch = Step::Write { at: 0, len, value: 1 };
         for step in [touch].iter().chain(&steps) {

@@ -10,6 +10,7 @@ mod huge_pages;
 mod model;
 mod public_face;
 mod ready;
+mod remap;
 mod sparse;
 mod timings;
 mod two_phase;

@@ -11,6 +11,9 @@ use proptest::prelude::*;
 /// More than two of the blocks that windows look at.
 const PAGES: usize = 150;
 
+/// Two of the slices by which is merged what was stored beside a snapshot, and a part of one.
+const SLICES: usize = 1100;
+
 fn run(
     engine: Engine,
     window: Window,
@@ -23,7 +26,14 @@ fn run(
     if let Some(pages) = limit_pages {
         builder = builder.store_limit(pages * page_size());
     }
-    let mut model = Model::new(builder, window, PAGES, limit_pages.is_some()).unwrap();
+    let may_fail = limit_pages.is_some();
+    run_steps(
+        Model::new(engine, builder, window, PAGES, may_fail).unwrap(),
+        steps,
+    );
+}
+
+fn run_steps(mut model: Model, steps: &[Step]) {
     for step in steps {
         model.apply(step).unwrap();
         model.check();
@@ -55,5 +65,17 @@ proptest! {
         steps in steps(120),
     ) {
         run(engine, window, stand_ready, Some(limit), &steps);
+    }
+
+    /// In the background only what the steps say is done.
+    #[test]
+    fn with_merges_half_done(
+        engine in engine(),
+        window in window(),
+        keeper in any::<bool>(),
+        steps in steps(80),
+    ) {
+        let builder = on(engine).keeper(keeper);
+        run_steps(Model::new(engine, builder, window, SLICES, false).unwrap(), &steps);
     }
 }

@@ -8,8 +8,8 @@ use std::io::{Read, Seek, SeekFrom};
 
 use crate::common::mappings::{forbid_huge_pages, page_tables, resident};
 use crate::common::{
-    Forked, end_of_fork, expect_child_ended_well, for_each_engine, fork, in_child, on,
-    page_by_page, page_size,
+    FAULT, Forked, end_of_fork, expect_child_ended_well, for_each_engine, for_each_fault_engine,
+    fork, in_child, in_child_on, on, page_by_page, page_size,
 };
 use pagecow::{Arena, Error, Page, Snapshot};
 
@@ -255,7 +255,7 @@ fn with_no_file_descriptor_left() {
 /// A snapshot that has failed says so for pages that were never touched, too.
 #[test]
 fn untouched_pages_of_a_failed_snapshot() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         const FRAMES: usize = 4;
         let page = page_size();
         let builder = page_by_page(engine).store_limit(FRAMES * page);
@@ -314,7 +314,7 @@ fn with_the_first_thread_gone() {
 /// A stream makes frames ready, some at a time. A single read makes none ready.
 #[test]
 fn a_single_read_readies_no_frames() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         forbid_huge_pages();
         const PAGES: usize = 4096;
         let page = page_size();

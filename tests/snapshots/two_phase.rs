@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::common::{expect_bytes, for_each_engine, in_child, page_by_page, page_size};
+use crate::common::{
+    FAULT, by_faults, expect_bytes, for_each_engine, for_each_fault_engine, in_child_on,
+    page_by_page, page_size,
+};
 use pagecow::{Arena, Engine, Error, Pending};
 
 const PAGES: usize = 4096;
@@ -26,7 +29,7 @@ fn steps(pending: &mut Pending, mut between: impl FnMut(usize)) -> usize {
 
 #[test]
 fn what_is_written_between_steps_is_in_the_snapshot() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let mut arena = filled(engine, 1);
         let page = arena.page_size();
         let mut pending = arena.prepare().unwrap();
@@ -52,7 +55,7 @@ fn what_is_written_between_steps_is_in_the_snapshot() {
 /// already would be written again meanwhile.
 #[test]
 fn frames_are_made_ready_before_the_first_slice() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let arena = page_by_page(engine).build(64 << 20).unwrap();
         let mut pending = arena.prepare().unwrap();
         let calls = arena.stats().protect_calls;
@@ -71,7 +74,7 @@ fn frames_are_made_ready_before_the_first_slice() {
 
 #[test]
 fn nothing_is_frozen_before_the_commit() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let mut arena = filled(engine, 1);
         let mut pending = arena.prepare().unwrap();
         steps(&mut pending, |_| ());
@@ -122,7 +125,7 @@ fn what_nobody_wrote_stays_armed() {
         let calls = arena.stats().protect_calls;
         let second = arena.snapshot().unwrap();
         // Eight runs are few enough for the commit itself.
-        assert_eq!(arena.stats().last_passes, 0);
+        assert!(arena.stats().last_passes == 0 || !by_faults(engine));
         if engine == Engine::Mprotect {
             assert_eq!(arena.stats().protect_calls, calls + 1);
         }
@@ -160,7 +163,7 @@ fn a_step_under_a_guard_of_the_same_thread_is_refused() {
 /// The rest is armed beside the guard, also where nothing was ever armed.
 #[test]
 fn steps_leave_out_the_pages_of_a_guard() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let page = page_size();
         for armed_before in [false, true] {
             for guarded in [0..1, 700..705, PAGES - 1..PAGES] {
@@ -202,7 +205,7 @@ fn steps_leave_out_the_pages_of_a_guard() {
 /// One guard after the other, on one page, while snapshots are taken.
 #[test]
 fn a_stream_of_guards_leaves_little_for_the_commit() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let mut arena = filled(engine, 1);
         let snapshotter = arena.snapshotter();
         let taker = std::thread::spawn(move || {
@@ -228,7 +231,7 @@ fn a_stream_of_guards_leaves_little_for_the_commit() {
 /// it has ended. On a busy machine its thread may miss its chance, so it is tried until it has one.
 #[test]
 fn a_guard_gets_in_between_the_slices_of_a_step() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let mut arena = page_by_page(engine).build(64 << 20).unwrap();
         let snapshotter = arena.snapshotter();
         loop {
@@ -255,7 +258,7 @@ fn a_guard_gets_in_between_the_slices_of_a_step() {
 
 #[test]
 fn a_step_waits_for_a_guard_over_everything_as_long_as_it_may() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let mut arena = filled(engine, 1);
         let snapshotter = arena.snapshotter();
         let part = arena.writable(..).unwrap();
@@ -289,7 +292,7 @@ fn scatter(arena: &mut Arena, next: &mut u64, count: usize) {
 /// A slice has 64 runs; a loop that writes more than that between slices never gets through.
 #[test]
 fn ready_means_that_little_is_left_and_stalled_that_it_stays_so() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let mut arena = filled(engine, 1);
         let mut random = 1;
         let mut pending = arena.prepare().unwrap();
@@ -332,7 +335,7 @@ fn ready_means_that_little_is_left_and_stalled_that_it_stays_so() {
 /// With no snapshot alive a fault opens up to 512 pages, but not of what was just armed.
 #[test]
 fn a_soft_fault_while_arming_opens_one_page() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let mut arena = filled(engine, 1);
         drop(arena.snapshot().unwrap());
         let page = arena.page_size();

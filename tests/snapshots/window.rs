@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::common::mappings::{forbid_huge_pages, resident};
-use crate::common::{expect_bytes, for_each_engine, in_child, on, page_size, patterned};
+use crate::common::{
+    FAULT, expect_bytes, for_each_fault_engine, in_child, in_child_on, on, page_size, patterned,
+};
 use pagecow::{Arena, Snapshot, Stats, Window};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -82,7 +84,7 @@ fn adaptive(max_ratio: f64) -> Window {
 #[test]
 fn pages_written_in_order_take_few_faults() {
     const PAGES: usize = 16384;
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let upwards: Vec<usize> = (0..PAGES).collect();
         let downwards: Vec<usize> = (0..PAGES).rev().collect();
         for order in [upwards, downwards] {
@@ -96,7 +98,7 @@ fn pages_written_in_order_take_few_faults() {
 
 #[test]
 fn with_a_ratio_of_one_nothing_is_saved_ahead() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         for order in [scattered(PAGES / 2, 1), (0..PAGES).collect(), zipf(1)] {
             let (mut arena, _) = patterned(on(engine).window(adaptive(1.0)), PAGES);
             let (costs, _) = write_under_a_snapshot(&mut arena, &order);
@@ -134,7 +136,7 @@ fn copies_stay_within_the_ratio() {
             order
         }),
     ];
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         for max_ratio in [1.25, 2.0, 4.0, 16.0] {
             let (mut arena, _) = patterned(on(engine).window(adaptive(max_ratio)), PAGES);
             for (seed, (name, order)) in orders.iter().enumerate() {
@@ -160,7 +162,7 @@ fn forget_the_past(arena: &mut Arena) {
 /// The snapshot before may be gone, or alive still.
 #[test]
 fn what_was_written_densely_before_takes_few_faults_again() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         for keep in [false, true] {
             let (mut arena, _) = patterned(on(engine), PAGES);
             let (first, snapshot) = write_under_a_snapshot(&mut arena, &shuffled(PAGES, 1));
@@ -178,7 +180,7 @@ fn what_was_written_densely_before_takes_few_faults_again() {
 #[test]
 fn the_past_is_believed_within_bounds() {
     const FEW: usize = PAGES / 512;
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, _) = patterned(on(engine), PAGES);
         write_under_a_snapshot(&mut arena, &shuffled(PAGES, 1));
         let (fewer, _) = write_under_a_snapshot(&mut arena, &scattered(FEW, 2));
@@ -191,7 +193,7 @@ fn the_past_is_believed_within_bounds() {
 /// Copies that an older snapshot got before say nothing of what is written now.
 #[test]
 fn the_budget_is_that_of_this_interval_when_the_newest_snapshot_is_gone() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, before) = patterned(on(engine), PAGES);
         let older = arena.snapshot().unwrap();
         let half: Vec<usize> = (0..PAGES / 2).collect();
@@ -218,7 +220,7 @@ fn the_budget_is_that_of_this_interval_when_the_newest_snapshot_is_gone() {
 fn a_store_smaller_than_the_arena_gets_no_copies_ahead() {
     const PAGES: usize = 512;
     const FRAMES: usize = PAGES - 1;
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         for window in [Window::default(), Window::Fixed(16)] {
             let limited = on(engine).window(window).store_limit(FRAMES * page_size());
             let (mut arena, _) = patterned(limited, PAGES);
@@ -241,7 +243,7 @@ fn a_store_smaller_than_the_arena_gets_no_copies_ahead() {
 #[test]
 fn a_store_as_large_as_the_arena_gets_copies_ahead() {
     const PAGES: usize = 512;
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         for window in [Window::default(), Window::Fixed(16)] {
             let limited = on(engine).window(window).store_limit(PAGES * page_size());
             let (mut arena, _) = patterned(limited, PAGES);
@@ -257,7 +259,7 @@ fn a_store_as_large_as_the_arena_gets_copies_ahead() {
 #[test]
 fn fixed_windows_save_aligned_blocks() {
     const PAGES: usize = 100;
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         for (size, page, block) in [
             (16, 37, 32..48),
             (16, 32, 32..48),
@@ -291,7 +293,7 @@ fn fixed_windows_save_aligned_blocks() {
 /// Pages that are open or claimed already are no obstacle, and saved once.
 #[test]
 fn fixed_windows_around_open_pages() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, before) = patterned(on(engine).window(Window::Fixed(16)), 64);
         let snapshot = arena.snapshot().unwrap();
         let page = page_size();
@@ -308,7 +310,7 @@ fn fixed_windows_around_open_pages() {
 
 #[test]
 fn huge_pages_change_no_counts() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         for window in [Window::Page, Window::Fixed(16), Window::default()] {
             let small = on(engine).window(window);
             let costs = [small.clone(), small.huge_pages(true)].map(|builder| {
@@ -326,7 +328,7 @@ fn huge_pages_change_no_counts() {
 /// Arenas with windows that few should ask for work.
 #[test]
 fn extreme_windows() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         for max_pages in [1, usize::MAX] {
             for max_ratio in [1.0, f64::MAX, f64::INFINITY] {
                 let window = Window::Adaptive {

@@ -1,7 +1,5 @@
 //! Snapshots of whole data structures, under a lock of the program.
 
-#![allow(unsafe_code, reason = "limits are system calls")]
-
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,7 +8,11 @@ use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::common::{expect_bytes, for_each_engine, in_child, on, page_size, signals};
+use crate::common::mappings::limit_address_space;
+use crate::common::{
+    FAULT, expect_bytes, for_each_engine, for_each_fault_engine, in_child, in_child_on, on,
+    page_size, signals,
+};
 use pagecow::{Arena, Engine, Error, Snapshotter};
 
 const PAGES: usize = 4096;
@@ -35,7 +37,7 @@ fn expect_all_well(arena: &mut Arena) {
 
 #[test]
 fn when_the_lock_is_taken_little_is_left() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let mut arena = filled(engine, 1);
         let snapshotter = arena.snapshotter();
         for by_snapshotter in [false, true] {
@@ -58,7 +60,7 @@ fn when_the_lock_is_taken_little_is_left() {
 /// lock.
 #[test]
 fn arming_goes_on_while_another_thread_holds_the_lock() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let arena = filled(engine, 1);
         let snapshotter = arena.snapshotter();
         let lock = Mutex::new(());
@@ -225,17 +227,6 @@ fn a_lock_that_fails_costs_the_snapshot_only() {
         arena[0] = 2;
         expect_all_well(&mut arena);
     });
-}
-
-/// With less than there is, no memory is mapped any more.
-fn limit_address_space(bytes: libc::rlim_t) {
-    let limit = libc::rlimit {
-        rlim_cur: bytes,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: a valid limit.
-    let result = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
-    assert_eq!(result, 0);
 }
 
 /// Whatever makes a snapshot impossible is noticed before the program's lock is taken.

@@ -20,7 +20,7 @@ mod zeroed;
 
 pub(crate) use mark::Mark;
 pub(crate) use memory::Memory;
-pub(crate) use views::{Branch, Views};
+pub(crate) use views::{Branch, Views, has_room};
 pub(crate) use zeroed::Zeroed;
 
 /// Writes a fixed text to standard error and aborts: for the fault path, which can do nothing else.

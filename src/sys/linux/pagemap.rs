@@ -40,6 +40,8 @@ struct Region {
 }
 
 const IOCTL_SCAN: libc::Ioctl = libc::_IOWR::<ScanArgs>(b'f' as u32, 16);
+/// The page is a file's, or shared.
+const OF_FILE: u64 = 1 << 2;
 const PRESENT: u64 = 1 << 3;
 const SWAPPED: u64 = 1 << 4;
 
@@ -110,8 +112,8 @@ impl Look {
 pub(crate) fn look(base: *const u8, page_size: PageSize, range: Range<usize>) -> Option<Look> {
     let pagemap = Pagemap::open()?;
     pagemap
-        .scan(base, page_size, range.clone(), MOST_PAGES)
-        .or_else(|| pagemap.entries(base, page_size, range))
+        .scan(base, page_size, range.clone(), MOST_PAGES, &HELD)
+        .or_else(|| pagemap.entries(base, page_size, range, is_held))
 }
 
 /// The first page of `range` of which the kernel holds anything, or no page. `None` when the kernel
@@ -122,36 +124,60 @@ pub(super) fn first(
     range: Range<usize>,
 ) -> Option<Option<PageIndex>> {
     let pagemap = Pagemap::open()?;
-    let look = pagemap.scan(base, page_size, range, 1)?;
+    let look = pagemap.scan(base, page_size, range, 1, &HELD)?;
     Some(look.runs().first().map(|run| PageIndex::new(run.start)))
 }
 
 /// Calls `found` with each of these pages, of a private mapping of a file that begins at `base`,
-/// that has a copy of its own: that is, which was stored to. `false` when the system does not say,
-/// or not of all.
+/// that has a copy of its own: that is, which was stored to. Returns up to where the system says
+/// that: the end of them, unless it refuses.
 pub(super) fn private(
     base: *const u8,
     page_size: PageSize,
     pages: PageRange,
     mut found: impl FnMut(PageIndex),
-) -> bool {
+) -> usize {
     let Some(pagemap) = Pagemap::open() else {
-        return false;
+        return pages.start();
     };
-    let base = base as usize / page_size.bytes();
-    let mut entries = [0u64; ENTRIES];
-    for (_, some) in pages.parts(ENTRIES) {
-        let entries = &mut entries[..some.count().get()];
-        if !pagemap.read(base + some.start(), entries) {
-            return false;
+    let range = pages.start()..pages.start() + pages.count().get();
+    let mut at = range.start;
+    while at < range.end {
+        let left = at..range.end;
+        let look = pagemap
+            .scan(base, page_size, left.clone(), usize::MAX, &COPIES)
+            .or_else(|| pagemap.entries(base, page_size, left, is_copy));
+        let Some(look) = look else { break };
+        for page in look.runs().iter().cloned().flatten() {
+            found(PageIndex::new(page));
         }
-        for (page, entry) in some.iter().zip(entries) {
-            if *entry & ENTRY_HELD != 0 && *entry & ENTRY_OF_FILE == 0 {
-                found(page);
-            }
-        }
+        at = look.end;
     }
-    true
+    at
+}
+
+/// Which pages a scan finds.
+struct Wanted {
+    without: u64,
+    any_of: u64,
+}
+
+const HELD: Wanted = Wanted {
+    without: 0,
+    any_of: PRESENT | SWAPPED,
+};
+const COPIES: Wanted = Wanted {
+    without: OF_FILE,
+    any_of: PRESENT | SWAPPED,
+};
+
+/// The same by a page's entry.
+fn is_held(entry: u64) -> bool {
+    entry & ENTRY_HELD != 0
+}
+
+fn is_copy(entry: u64) -> bool {
+    is_held(entry) && entry & ENTRY_OF_FILE == 0
 }
 
 /// The open file.
@@ -175,6 +201,7 @@ impl Pagemap {
         page_size: PageSize,
         range: Range<usize>,
         most: usize,
+        wanted: &Wanted,
     ) -> Option<Look> {
         let mut regions = [Region::default(); MOST_RUNS];
         let base = base as usize;
@@ -189,9 +216,9 @@ impl Pagemap {
             vec: regions.as_mut_ptr() as u64,
             vec_len: MOST_RUNS as u64,
             max_pages: most as u64,
-            category_inverted: 0,
-            category_mask: 0,
-            category_anyof_mask: PRESENT | SWAPPED,
+            category_inverted: wanted.without,
+            category_mask: wanted.without,
+            category_anyof_mask: wanted.any_of,
             return_mask: PRESENT | SWAPPED,
         };
         // SAFETY: the request's own arguments; the kernel fills in at most `vec_len` regions, which
@@ -210,7 +237,13 @@ impl Pagemap {
     }
 
     /// One entry for each page.
-    fn entries(&self, base: *const u8, page_size: PageSize, range: Range<usize>) -> Option<Look> {
+    fn entries(
+        &self,
+        base: *const u8,
+        page_size: PageSize,
+        range: Range<usize>,
+        is_wanted: fn(u64) -> bool,
+    ) -> Option<Look> {
         let base = base as usize / page_size.bytes();
         let mut look = Look::new(range.start);
         let mut entries = [0u64; ENTRIES];
@@ -221,7 +254,7 @@ impl Pagemap {
                 return None;
             }
             for entry in entries {
-                if *entry & ENTRY_HELD != 0 && !look.add(look.end..look.end + 1) {
+                if is_wanted(*entry) && !look.add(look.end..look.end + 1) {
                     return Some(look);
                 }
                 look.end += 1;
@@ -280,10 +313,10 @@ mod tests {
         while at < end {
             let pagemap = Pagemap::open().unwrap();
             let look = if scan {
-                pagemap.scan(memory.as_ptr(), page_size, at..end, MOST_PAGES)?
+                pagemap.scan(memory.as_ptr(), page_size, at..end, MOST_PAGES, &HELD)?
             } else {
                 pagemap
-                    .entries(memory.as_ptr(), page_size, at..end)
+                    .entries(memory.as_ptr(), page_size, at..end, is_held)
                     .unwrap()
             };
             assert!(look.end > at);

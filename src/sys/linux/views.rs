@@ -174,14 +174,17 @@ impl Views {
     }
 
     /// Calls `found` with each of these private pages of the live view that has a copy of its own;
-    /// with each that differs from the file where the system does not say.
-    pub fn copied(&self, pages: PageRange, mut found: impl FnMut(PageIndex)) {
+    /// with each that differs from the file where the system does not say. Returns whether it said
+    /// so of all.
+    pub fn copied(&self, pages: PageRange, mut found: impl FnMut(PageIndex)) -> bool {
+        let end = pages.start() + pages.count().get();
         let listed = pagemap::private(self.live, self.page_size, pages, &mut found);
-        if !listed {
-            for page in pages.iter().filter(|page| self.differs(*page)) {
+        for page in (listed..end).map(PageIndex::new) {
+            if self.differs(page) {
                 found(page);
             }
         }
+        listed == end
     }
 
     fn differs(&self, page: PageIndex) -> bool {
@@ -335,7 +338,7 @@ fn alignment_for(len: usize, page_size: PageSize) -> usize {
 
 /// Whether the process may have this many more bytes of address space. `mremap(2)` looks at that
 /// after it has unmapped what it replaces, and leaves a hole there if it may not.
-fn has_room(len: usize) -> Result<(), ProtectError> {
+pub(crate) fn has_room(len: usize) -> Result<(), ProtectError> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,

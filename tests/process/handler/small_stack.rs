@@ -1,7 +1,9 @@
 //! The handler runs on the smallest alternate stack that has room for a modest handler.
 
 use crate::common::mappings::{Mapping, leave_none};
-use crate::common::{expect_bytes, in_child, on, page_by_page, page_size, patterned, signals};
+use crate::common::{
+    FAULT, expect_bytes, in_child_on, on, page_by_page, page_size, patterned, signals,
+};
 use pagecow::Engine;
 
 const PAINT: u8 = 0xa5;
@@ -69,7 +71,7 @@ extern "C" fn nothing(_: i32) {}
 
 #[test]
 fn is_large_enough() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let (mut arena, before) = patterned(on(engine), 64);
         let page = page_size();
         let snapshot = arena.snapshot().unwrap();
