@@ -92,7 +92,7 @@ impl ArenaBuilder {
     /// was taken costs a fault: some 8 us with userfaultfd, 12 us with mprotect.
     /// [`Stats::soft_faults`](crate::Stats::soft_faults) counts these, and
     /// [`Stats::soft_fault_time`](crate::Stats::soft_fault_time) says what they cost. That is kept
-    /// to 1 % of the time that passes, all writers together, and 50 ms at once. Where more than
+    /// to 1 % of the time that passes, all writers together, and 100 ms at once. Where more than
     /// about 1000 pages a second are written that were not written for a second, that does not
     /// pay for all of them. Then part of the arena stays writable, and snapshots take longer.
     ///

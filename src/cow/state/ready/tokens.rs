@@ -9,6 +9,8 @@ use crate::window::{LARGE, SMALL};
 const SHARE: u64 = 100;
 /// Most tokens: five seconds' share. There are as many to begin with.
 const MOST: i64 = 50_000_000;
+/// A round in which faults cost less than this cost little.
+const LITTLE: u64 = 1_000_000;
 /// With more tokens than the first of each, a fault opens at most this many pages.
 const PIECES: [(i64, usize); 3] = [(MOST / 2, 1), (MOST / 5, 8), (-MOST / 5, SMALL)];
 /// What a fault costs a writer beyond the time in the handler: the signal, and the caches.
@@ -28,8 +30,12 @@ pub(in crate::cow) struct Tokens {
     paid_at: AtomicU64,
     /// What a fault costs lately.
     fault_cost: AtomicU64,
-    /// What all faults cost so far.
+    /// What all faults cost so far, and what they had when the last round began.
     fault_ns: AtomicU64,
+    fault_ns_before: AtomicU64,
+    /// Tokens that do not exist yet, but that blocks may be tried for: twice as many with each
+    /// round that cost little, none after one that did not.
+    credit: AtomicI64,
 }
 
 impl Tokens {
@@ -39,6 +45,8 @@ impl Tokens {
             paid_at: AtomicU64::new(now),
             fault_cost: AtomicU64::new(FAULT_NS),
             fault_ns: AtomicU64::new(0),
+            fault_ns_before: AtomicU64::new(0),
+            credit: AtomicI64::new(0),
         }
     }
 
@@ -54,11 +62,23 @@ impl Tokens {
         }
     }
 
-    /// How many blocks may fail before no token is left.
+    /// A round begins: how many blocks may fail before no token and no credit is left.
     pub fn trials(&self) -> usize {
+        let all = self.fault_ns.load(Relaxed);
+        let lately = all.saturating_sub(self.fault_ns_before.swap(all, Relaxed));
+        let credit = if lately < LITTLE {
+            (self.credit.load(Relaxed) * 2 + LITTLE as i64).min(MOST)
+        } else {
+            0
+        };
+        self.credit.store(credit, Relaxed);
+        let left = self.left.load(Relaxed);
+        if left <= 0 {
+            return 0;
+        }
         let fault = self.fault_cost.load(Relaxed);
         let worst = fault * (u64::from(FEW) + 1) + CALL_NS;
-        (self.left.load(Relaxed).max(0) as u64 / worst) as usize
+        ((left + credit) as u64 / worst) as usize
     }
 
     /// How many pages a fault opens.
@@ -136,6 +156,22 @@ mod tests {
         let left = tokens.left.load(Relaxed);
         assert!(left >= 0, "{left}");
         tokens.set(0);
+        assert_eq!(tokens.trials(), 0);
+    }
+
+    #[test]
+    fn rounds_that_cost_little_get_credit() {
+        let tokens = Tokens::new(0);
+        let all = MOST as u64 / (FAULT_NS * (u64::from(FEW) + 1));
+        tokens.set(1);
+        let trials: Vec<usize> = (0..8).map(|_| tokens.trials()).collect();
+        assert!(trials.is_sorted() && trials[0] > 0 && trials[7] as u64 <= all);
+        tokens.set(0);
+        assert_eq!(tokens.trials(), 0);
+        for _ in 0..1000 {
+            tokens.charge_fault(FAULT_NS);
+        }
+        tokens.set(1);
         assert_eq!(tokens.trials(), 0);
     }
 
