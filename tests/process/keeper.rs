@@ -94,11 +94,12 @@ fn it_runs_as_the_first_thread_does_whoever_starts_it() {
             let idle = scope.spawn(|| {
                 run_when_idle_on_the_last_processor();
                 let own = fs::read_to_string("/proc/thread-self/status").unwrap();
-                (arena.snapshot().unwrap(), runs(&own, 0))
+                drop(arena.snapshot().unwrap());
+                runs(&own, 0)
             });
             idle.join().unwrap()
         });
-        assert_eq!(idle.1.1, libc::SCHED_IDLE);
+        assert_eq!(idle.1, libc::SCHED_IDLE);
         loop {
             let keeper = await_keepers(1).remove(0);
             let mut lines = keeper.lines();
@@ -161,7 +162,7 @@ fn all_signals_are_blocked() {
 /// Without a snapshot, and also in the child of a fork, once it has taken one.
 #[test]
 fn it_arms_what_is_to_stand_ready() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let mut arena = filled(on(engine).stand_ready(true));
         await_keepers(1);
         let pages = (LEN / page_size()) as u64;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::common::mappings::is_writable;
 use crate::common::signals;
-use crate::common::{expect_bytes, in_child, in_child_on, on, patterned};
+use crate::common::{FAULT, expect_bytes, in_child, in_child_on, on, patterned};
 use pagecow::{Arena, Engine, Error};
 
 extern "C" fn theirs(_: i32) {}
@@ -56,7 +56,7 @@ fn a_handler_installed_later_is_noticed_before_anything_is_armed() {
 /// Nor does a thread that tends the arena arm anything, and once faults arrive it does.
 #[test]
 fn nothing_is_armed_between_snapshots_where_a_write_would_not_reach_the_handler() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         for signal in signals::of_engine(engine) {
             let builder = on(engine).keeper(false).stand_ready(true);
             let (mut arena, before) = patterned(builder, 8);
