@@ -279,6 +279,26 @@ extern "C" fn fstat64(descriptor: c_int, stat: *mut c_void) -> c_int {
     fstat(descriptor, stat)
 }
 
+/// What std asks for instead.
+#[unsafe(no_mangle)]
+extern "C" fn statx(
+    directory: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mask: u32,
+    stat: *mut c_void,
+) -> c_int {
+    let arguments = [
+        directory as usize,
+        path as usize,
+        flags as usize,
+        mask as usize,
+        stat as usize,
+        0,
+    ];
+    answer(Some(Call::Fstat), libc::SYS_statx, arguments) as c_int
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn munmap(start: *mut c_void, len: usize) -> c_int {
     let arguments = [start as usize, len, 0, 0, 0, 0];
