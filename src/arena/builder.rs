@@ -100,7 +100,8 @@ impl ArenaBuilder {
     /// snapshot: see [`Arena::writable`]. After [`Arena::open_all`] all pages stay writable until
     /// the next snapshot. With the mprotect engine, pages are left as they are while arenas use
     /// three eighths of the process's kernel mappings. When no snapshot was taken or dropped for
-    /// the [`decay`](Self::decay) time, it looks once a second for what to do.
+    /// the [`decay`](Self::decay) time, it looks once a second for what to do. With
+    /// [`Engine::Remap`] it has no effect: nothing has to be armed there.
     pub fn stand_ready(mut self, stand_ready: bool) -> Self {
         self.options.stand_ready = stand_ready;
         self

@@ -39,9 +39,15 @@ pub enum Call {
     Mmap,
     Munmap,
     Open,
+    Mremap,
+    MemfdCreate,
+    /// With it the library asks whether a forked process is gone.
+    Fcntl,
+    /// With it the library asks for a file's holes.
+    Lseek,
 }
 
-const KINDS: usize = 15;
+const KINDS: usize = 19;
 
 /// How often each was called during [`watch`].
 static CALLED: [AtomicUsize; KINDS] = [const { AtomicUsize::new(0) }; KINDS];
@@ -273,10 +279,86 @@ extern "C" fn fstat64(descriptor: c_int, stat: *mut c_void) -> c_int {
     fstat(descriptor, stat)
 }
 
+/// What std asks for instead.
+#[unsafe(no_mangle)]
+extern "C" fn statx(
+    directory: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mask: u32,
+    stat: *mut c_void,
+) -> c_int {
+    let arguments = [
+        directory as usize,
+        path as usize,
+        flags as usize,
+        mask as usize,
+        stat as usize,
+        0,
+    ];
+    answer(Some(Call::Fstat), libc::SYS_statx, arguments) as c_int
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn munmap(start: *mut c_void, len: usize) -> c_int {
     let arguments = [start as usize, len, 0, 0, 0, 0];
     answer(Some(Call::Munmap), libc::SYS_munmap, arguments) as c_int
+}
+
+/// Variadic in C.
+#[unsafe(no_mangle)]
+extern "C" fn mremap(
+    start: *mut c_void,
+    len: usize,
+    new_len: usize,
+    flags: c_int,
+    target: *mut c_void,
+) -> *mut c_void {
+    let arguments = [
+        start as usize,
+        len,
+        new_len,
+        flags as usize,
+        target as usize,
+        0,
+    ];
+    answer(Some(Call::Mremap), libc::SYS_mremap, arguments) as *mut c_void
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn memfd_create(name: *const c_char, flags: c_int) -> c_int {
+    let arguments = [name as usize, flags as usize, 0, 0, 0, 0];
+    answer(Some(Call::MemfdCreate), libc::SYS_memfd_create, arguments) as c_int
+}
+
+/// Variadic in C.
+#[unsafe(no_mangle)]
+extern "C" fn fcntl(descriptor: c_int, command: c_int, argument: usize) -> c_int {
+    let arguments = [descriptor as usize, command as usize, argument, 0, 0, 0];
+    answer(Some(Call::Fcntl), libc::SYS_fcntl, arguments) as c_int
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn fcntl64(descriptor: c_int, command: c_int, argument: usize) -> c_int {
+    fcntl(descriptor, command, argument)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn lseek(descriptor: c_int, offset: i64, whence: c_int) -> i64 {
+    let arguments = [
+        descriptor as usize,
+        offset as usize,
+        whence as usize,
+        0,
+        0,
+        0,
+    ];
+    answer(Some(Call::Lseek), libc::SYS_lseek, arguments) as i64
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn lseek64(descriptor: c_int, offset: i64, whence: c_int) -> i64 {
+    lseek(descriptor, offset, whence)
 }
 
 #[unsafe(no_mangle)]

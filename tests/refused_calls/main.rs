@@ -14,15 +14,16 @@
 mod common;
 
 mod calls;
+mod forks;
 mod overtaken;
 
 use std::io::{Read, Seek};
 
 use Refusal::{AtOnce, HalfWay};
 use calls::{Call, Refusal, called, has_refused, refuse, watch};
-use common::model::{Model, Step};
-use common::{end_of_forked, in_child_on, on, page_size};
-use libc::{EAGAIN, EINTR, EINVAL, ENOMEM, ENOSPC, EPERM};
+use common::model::{Kind, Model, Step};
+use common::{FAULT, end_of_forked, in_child_on, on, page_size};
+use libc::{EAGAIN, EBADF, EINTR, EINVAL, EMFILE, ENOMEM, ENOSPC, EPERM};
 use pagecow::{ArenaBuilder, Engine, Window};
 
 /// The exit codes of a life: the call was refused, and all was well; or it was never made.
@@ -30,6 +31,7 @@ const REFUSED: i32 = 0;
 const NOT_REACHED: i32 = 44;
 
 const USERFAULTFD: [Engine; 1] = [Engine::Userfaultfd];
+const REMAP: [Engine; 1] = [Engine::Remap];
 /// Blocks that the userfaultfd engine protects as a whole while none of their pages was touched.
 /// One table of page-table entries covers one block.
 const BLOCKS: usize = 4;
@@ -95,11 +97,30 @@ fn script() -> Vec<Step> {
         Step::Drop { which: 1 },
         Step::Drop { which: 0 },
         Step::Drop { which: 0 },
+        // Some is brought back by these where that is done, and the rest before the next snapshot.
+        Step::Tend,
+        Step::Tend,
     ];
     let no_snapshot_lives = [
         write(100, 20 * page_size(), 17),
         write(500, 100, 18),
         Step::Snapshot,
+        Step::Make {
+            kind: Kind::View,
+            which: 0,
+        },
+        Step::Make {
+            kind: Kind::Branch,
+            which: 0,
+        },
+        Step::StoreBeside {
+            kind: Kind::Branch,
+            which: 0,
+            at: 400,
+            len: 9 * page_size(),
+            value: 22,
+        },
+        Step::Stream { which: 0, at: 300 },
         write(500, 100, 19),
         write(900, 10 * page_size(), 20),
         Step::Snapshot,
@@ -226,10 +247,11 @@ fn calls_of_the_library_come_here() {
             Call::Madvise,
             Call::Mmap,
             Call::Munmap,
-            Call::Mincore,
             Call::Open,
             Call::Scan,
         ];
+        let by_faults = [Call::Mincore];
+        let by_remap = [Call::Mremap, Call::MemfdCreate, Call::Lseek, Call::Fstat];
         let by_userfaultfd = [
             Call::Protect,
             Call::Unprotect,
@@ -238,9 +260,15 @@ fn calls_of_the_library_come_here() {
             Call::Fstat,
             Call::Userfaultfd,
         ];
-        for call in by_any.into_iter().chain(by_userfaultfd) {
+        let calls = by_any.into_iter().chain(by_faults).chain(by_remap);
+        for call in calls.chain(by_userfaultfd) {
             eprintln!("{call:?}: {}", called(call));
-            let wanted = by_any.contains(&call) || engine == Engine::Userfaultfd;
+            let wanted = match engine {
+                Engine::Userfaultfd => by_userfaultfd.contains(&call) || by_faults.contains(&call),
+                Engine::Remap => by_remap.contains(&call),
+                _ => by_faults.contains(&call),
+            };
+            let wanted = wanted || by_any.contains(&call);
             assert_eq!(called(call) > 0, wanted, "{call:?}: {}", called(call));
         }
     });
@@ -287,6 +315,25 @@ fn registering_memory() {
 fn asking_for_the_descriptor() {
     let refusals = [AtOnce(ENOMEM)];
     refuse_each(&USERFAULTFD, Call::Fstat, &refusals);
+    refuse_each(&REMAP, Call::Fstat, &refusals);
+}
+
+#[test]
+fn mremap() {
+    let refusals = [AtOnce(ENOMEM), AtOnce(EINVAL), AtOnce(EAGAIN)];
+    refuse_each(&REMAP, Call::Mremap, &refusals);
+}
+
+#[test]
+fn making_a_file_of_memory() {
+    let refusals = [AtOnce(ENOMEM), AtOnce(EMFILE)];
+    refuse_each(&REMAP, Call::MemfdCreate, &refusals);
+}
+
+#[test]
+fn asking_for_holes() {
+    let refusals = [AtOnce(EINVAL), AtOnce(EBADF)];
+    refuse_each(&REMAP, Call::Lseek, &refusals);
 }
 
 #[test]
@@ -298,7 +345,7 @@ fn madvise() {
 #[test]
 fn mincore() {
     let refusals = [AtOnce(ENOMEM)];
-    refuse_each(Engine::ALL, Call::Mincore, &refusals);
+    refuse_each(FAULT, Call::Mincore, &refusals);
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use pagecow::{Arena, Engine, Error, Snapshot};
 
 use crate::calls::{before_writes, end_before_writes};
-use crate::common::{in_child, in_child_on, on, page_by_page, page_size, patterned};
+use crate::common::{
+    FAULT, by_faults, in_child, in_child_on, on, page_by_page, page_size, patterned,
+};
 
 const PAGES: usize = 200;
 
@@ -64,8 +66,11 @@ fn what_left_too_late_is_written_again() {
             let (file, result, writes) = copy(&snapshot, 1, act);
             assert_eq!(result.unwrap(), bytes.len() as u64);
             expect_contents(&file, &bytes);
-            assert!(writes > 1);
-            assert!(arena.stats().reader_retries >= 4);
+            // What is frozen nobody overtakes.
+            if by_faults(engine) {
+                assert!(writes > 1);
+                assert!(arena.stats().reader_retries >= 4);
+            }
         }
     });
     ended.expect_finished();
@@ -74,7 +79,7 @@ fn what_left_too_late_is_written_again() {
 /// Exactly the pages that were opened are written again, those side by side by one call.
 #[test]
 fn nothing_else_is_written_again() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let (arena, bytes) = patterned(page_by_page(engine), PAGES);
         let snapshot = arena.snapshot().unwrap();
         let (_, result, undisturbed) = copy(&snapshot, 1, || {});
@@ -97,7 +102,7 @@ fn nothing_else_is_written_again() {
 
 #[test]
 fn no_copy_can_be_made() {
-    let ended = in_child(|engine| {
+    let ended = in_child_on(FAULT, |engine| {
         let (arena, _) = patterned(page_by_page(engine).store_limit(page_size()), PAGES);
         let snapshot = arena.snapshot().unwrap();
         let (mut file, result, _) = copy(&snapshot, 1, stores(&arena, &[0, 1]));

@@ -41,7 +41,7 @@ fn neither_side_of_a_branch_sees_the_other() {
         let snapshot = arena.snapshot().unwrap();
         let mut branch = snapshot.branch().unwrap();
         let (mut live, mut other) = (before.clone(), before.clone());
-        // One page, several, a part of one, and across a border: on one side, on the other, on both.
+        // A page, a part of one, across a border, several: first on one side, then on the other.
         let ranges = [
             page..2 * page,
             4 * page + 100..4 * page + 200,

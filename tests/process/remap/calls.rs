@@ -196,7 +196,7 @@ fn descriptors_closed_by_the_program() {
         );
         drop(branch);
         assert_eq!(unmerged(&arena), 0);
-        // Whoever has the number now keeps it.
+        // The number is someone else's by now, and stays it.
         drop(arena);
         drop(reuse.try_clone().unwrap());
     });
