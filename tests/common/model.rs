@@ -290,8 +290,8 @@ impl Model {
         (!self.live.is_empty()).then(|| &self.live[which % self.live.len()])
     }
 
-    /// Takes a step. An error is one of taking a snapshot, or of making something of it. Then nothing has changed, and the step
-    /// may be taken again.
+    /// Takes a step. An error is one of taking a snapshot, or of making something of it. Then
+    /// nothing has changed, and the step may be taken again.
     pub fn apply(&mut self, step: &Step) -> Result<(), Error> {
         match *step {
             Step::Write { at, len, value } => {
