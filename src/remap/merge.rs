@@ -81,13 +81,17 @@ impl Remap {
 
     /// Returns how many pages were copied. When a call is refused the slice is as it was.
     fn share_slice(&self, slice: PageRange) -> std::result::Result<u64, sys::ProtectError> {
-        self.views.protect(slice, Permission::ReadOnly)?;
         let mut copies = 0;
-        self.views.copied(slice, |page| {
-            self.views.copy_down(page);
-            copies += 1;
+        // A call that is refused may have protected a part.
+        let shared = self.views.protect(slice, Permission::ReadOnly);
+        let shared = shared.and_then(|()| {
+            self.views.copied(slice, |page| {
+                self.views.copy_down(page);
+                copies += 1;
+            });
+            self.views.share(slice)
         });
-        if let Err(error) = self.views.share(slice) {
+        if let Err(error) = shared {
             if self.views.protect(slice, Permission::Writable).is_err() {
                 sys::die("pagecow: cannot undo half of merging a slice\n");
             }

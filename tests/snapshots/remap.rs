@@ -157,6 +157,7 @@ fn after_the_last_of_them_the_writer_pays_nothing() {
         assert!(branch[..] == before);
     }
     expect_merged(&arena);
+    assert!(arena.iter().all(|byte| *byte == 2));
     let faults = minor_faults();
     let ours = arena.stats().faults;
     arena.fill(3);
