@@ -12,6 +12,7 @@ mod mark;
 mod memory;
 mod mprotect;
 mod pagemap;
+mod room;
 pub(crate) mod signal;
 pub(crate) mod thread;
 pub(crate) mod userfaultfd;
