@@ -39,6 +39,10 @@ impl Descriptor {
     /// The first bytes from `from` on that the file holds, none when it holds no more. `None` when
     /// the system does not say.
     pub fn data(&self, from: usize) -> Option<Range<usize>> {
+        if !self.is_open() {
+            // To ask another file would move the place where it is read next.
+            return None;
+        }
         let start = self.seek(from, libc::SEEK_DATA)?.unwrap_or(from);
         let end = self.seek(start, libc::SEEK_HOLE)?.unwrap_or(start);
         // It was the file that was asked.
