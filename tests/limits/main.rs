@@ -6,5 +6,6 @@ mod common;
 mod big;
 mod many;
 mod memory;
+mod remapped;
 mod store_used_up;
 mod wall;

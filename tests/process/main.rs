@@ -6,6 +6,7 @@ mod common;
 
 mod allocator;
 mod closed_descriptor;
+mod closed_file;
 mod foreign_faults;
 mod foreign_handlers;
 mod forks;

@@ -64,7 +64,8 @@ fn fork_and_freeze() {
         });
         let child = scene.fork();
         let seen = bytes_of(&child, 2);
-        scene.write(0, 4);
+        // Its page is the file's, where the child looks at it.
+        scene.write(1, 4);
         assert_eq!(bytes_of(&child, 2), seen);
         taker.join().unwrap();
         assert_eq!(bytes_of(&child, 2), seen);

@@ -39,6 +39,10 @@ impl Descriptor {
     /// The first bytes from `from` on that the file holds, none when it holds no more. `None` when
     /// the system does not say.
     pub fn data(&self, from: usize) -> Option<Range<usize>> {
+        if !self.is_open() {
+            // To ask another file would move the place where it is read next.
+            return None;
+        }
         let start = self.seek(from, libc::SEEK_DATA)?.unwrap_or(from);
         let end = self.seek(start, libc::SEEK_HOLE)?.unwrap_or(start);
         // It was the file that was asked.
@@ -69,6 +73,15 @@ impl Drop for Descriptor {
 
 /// A file of zeros in memory, which is gone when its last descriptor and mapping are.
 pub(super) fn file_of_memory(len: u64, flags: libc::c_uint) -> io::Result<File> {
+    let mut most = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // The kernel would say so by a signal that ends the process.
+    // SAFETY: `most` is a live structure.
+    if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut most) } == 0 && len > most.rlim_cur {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     let flags = libc::MFD_CLOEXEC | flags;
     // SAFETY: a name that ends in zero; returns a descriptor.
     let descriptor = unsafe { libc::memfd_create(c"pagecow".as_ptr(), flags) };

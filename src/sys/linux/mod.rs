@@ -12,6 +12,7 @@ mod mark;
 mod memory;
 mod mprotect;
 mod pagemap;
+mod room;
 pub(crate) mod signal;
 pub(crate) mod thread;
 pub(crate) mod userfaultfd;
@@ -20,7 +21,8 @@ mod zeroed;
 
 pub(crate) use mark::Mark;
 pub(crate) use memory::Memory;
-pub(crate) use views::{Branch, Views, has_room};
+pub(crate) use room::has_room;
+pub(crate) use views::{Branch, Views};
 pub(crate) use zeroed::Zeroed;
 
 /// Writes a fixed text to standard error and aborts: for the fault path, which can do nothing else.

@@ -5,7 +5,8 @@
 //! - *frozen*: the file, at another address. Once the live view is private it does not change, and
 //!   nobody stores to it but [`Views::copy_down`].
 //! - *spare*: a private view that nobody ever touches. Views are made private by moving its page
-//!   tables, of which it has none, so that no descriptor is needed for it.
+//!   tables, of which it has none, so that no descriptor is needed for it. (`mlockall(2)` makes
+//!   copies in it, which are thrown away before.)
 //!
 //! `mremap(2)` with `MREMAP_DONTUNMAP` (for any mapping since Linux 5.13) moves page tables, whole
 //! ones where both addresses allow it, and leaves the mapping that it took them from as it was,
@@ -25,11 +26,15 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::descriptor::{self, Descriptor};
 use super::pagemap;
+use super::room::{has_room, has_room_for_copies};
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sys::{Permission, ProtectError, die};
 
 /// From how many bytes on a file keeps its descriptor, by which the kernel tells what it holds.
 const LARGE: usize = 4 << 20;
+
+/// With `MREMAP_DONTUNMAP` the kernel looks at the new address also where it is not fixed.
+const ANYWHERE: *mut libc::c_void = std::ptr::null_mut();
 
 pub(crate) struct Views {
     /// The views are in it, with some bytes between them that nobody may touch.
@@ -151,6 +156,8 @@ impl Views {
         let (offset, len) = self.bytes_of(pages);
         let at = |view: *mut u8| view.wrapping_add(offset);
         has_room(len)?;
+        has_room_for_copies(len)?;
+        self.empty_spare().map_err(|error| refused(&error))?;
         // In between, stores go to the file through the shared view, which has to fault them in.
         move_tables(at(self.live), at(self.frozen), len)?;
         move_tables(at(self.spare), at(self.live), len).inspect_err(|_| {
@@ -158,6 +165,15 @@ impl Views {
                 die("pagecow: cannot undo half of a snapshot\n");
             }
         })
+    }
+
+    /// A locked view that is private and writable has copies of all pages from the time when it was
+    /// locked: they would be moved along.
+    fn empty_spare(&self) -> io::Result<()> {
+        // SAFETY: a whole view, which nobody touches.
+        check(unsafe { libc::munlock(self.spare.cast(), self.len) })?;
+        // SAFETY: as above.
+        check(unsafe { libc::madvise(self.spare.cast(), self.len, libc::MADV_DONTNEED) })
     }
 
     /// The permission of private pages of the live view.
@@ -251,12 +267,10 @@ impl Views {
 
     /// A further private view of the file, which must not change for as long as it lives.
     pub fn branch(&self) -> io::Result<Branch> {
+        self.empty_spare()?;
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
-        // With this flag the address is looked at as well, as a wish.
-        let anywhere = std::ptr::null_mut::<libc::c_void>();
-        let spare = self.spare.cast();
         // SAFETY: the spare view, which has no pages to move; the kernel chooses the address.
-        let start = unsafe { libc::mremap(spare, self.len, self.len, flags, anywhere) };
+        let start = unsafe { libc::mremap(self.spare.cast(), self.len, self.len, flags, ANYWHERE) };
         mapped_at(start)?;
         Ok(Branch {
             start: start.cast(),
@@ -336,27 +350,6 @@ fn alignment_for(len: usize, page_size: PageSize) -> usize {
     fitting.unwrap_or(bytes)
 }
 
-/// Whether the process may have this many more bytes of address space. `mremap(2)` looks at that
-/// after it has unmapped what it replaces, and leaves a hole there if it may not.
-pub(crate) fn has_room(len: usize) -> Result<(), ProtectError> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: `limit` is a live structure.
-    let asked = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
-    if asked == 0 && limit.rlim_cur == libc::RLIM_INFINITY {
-        return Ok(());
-    }
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a new mapping, wherever the kernel likes.
-    let room = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
-    mapped_at(room).map_err(|error| refused(&error))?;
-    // SAFETY: the mapping that was just made.
-    unsafe { libc::munmap(room, len) };
-    Ok(())
-}
-
 /// Moves the page tables of one view to another, which is replaced and becomes of the same kind;
 /// the one that they are taken from stays, without any.
 fn move_tables(from: *mut u8, to: *mut u8, len: usize) -> Result<(), ProtectError> {
@@ -367,21 +360,21 @@ fn move_tables(from: *mut u8, to: *mut u8, len: usize) -> Result<(), ProtectErro
     mapped_at(moved).map_err(|error| refused(&error))
 }
 
-fn mapped_at(address: *mut libc::c_void) -> io::Result<()> {
+pub(super) fn mapped_at(address: *mut libc::c_void) -> io::Result<()> {
     if address == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-fn check(result: libc::c_int) -> io::Result<()> {
+pub(super) fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-fn refused(error: &io::Error) -> ProtectError {
+pub(super) fn refused(error: &io::Error) -> ProtectError {
     match error.raw_os_error() {
         Some(libc::ENOMEM) => ProtectError::NoMappings,
         number => ProtectError::Refused(number.unwrap_or(0)),
