@@ -78,8 +78,12 @@ impl Remapped {
             bytes: pages.get() * page_size.bytes(),
             source,
         })?;
+        let mut remap = Remap::new(Arc::new(views), pages, page_size);
+        if options.huge_pages {
+            remap = remap.in_huge_pages();
+        }
         Ok(Self {
-            remap: Remap::new(Arc::new(views), pages, page_size),
+            remap,
             pages,
             page_size,
             made,
