@@ -188,7 +188,7 @@ impl Registered {
         }
         let merged = match self.core().unguarded(|core| remapped.merge(core)) {
             None => Tended::Later(GUARDED),
-            Some(Ok(Merged::Some)) => Tended::More,
+            Some(Ok(Merged::Some)) => Tended::Merge,
             Some(Ok(Merged::All | Merged::Held)) => Tended::Idle,
             Some(Ok(Merged::ByChild)) => Tended::Later(LOOKED_AT),
             Some(Err(_)) => Tended::Later(REFUSED),
@@ -200,6 +200,6 @@ impl Registered {
     pub fn tend(&self, budget: Duration) {
         let begin = sys::clock::now();
         let budget = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
-        while self.tend_once() == Tended::More && sys::clock::since(begin) < budget {}
+        while self.tend_once().is_more() && sys::clock::since(begin) < budget {}
     }
 }
