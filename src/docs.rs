@@ -23,3 +23,7 @@ pub mod testing {}
 #[doc = "[`docs/design.md`]: design\n"]
 #[doc = include_str!("../docs/benchmarks.md")]
 pub mod benchmarks {}
+
+#[doc = "[`docs/design.md`]: design\n[`docs/benchmarks.md`]: benchmarks\n"]
+#[doc = include_str!("../docs/engines.md")]
+pub mod engines {}
