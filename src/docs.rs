@@ -20,7 +20,7 @@ pub mod contributing {}
 #[doc = include_str!("../docs/testing.md")]
 pub mod testing {}
 
-#[doc = "[`docs/design.md`]: design\n"]
+#[doc = "[`docs/design.md`]: design\n[`docs/engines.md`]: engines\n"]
 #[doc = include_str!("../docs/benchmarks.md")]
 pub mod benchmarks {}
 
