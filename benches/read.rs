@@ -5,7 +5,8 @@
 //!
 //! `reader` and `read-at` fill the same 64 KiB again and again. So does the memcpy beside them,
 //! over plain memory of the same size and page kind. `pages` takes one page after the other from
-//! the iterator, and is compared with the same memcpy. `copy-to` saves to a new file in memory, and
+//! the iterator, and is compared with the same memcpy (with the engine that remaps nothing is
+//! copied: only the pages' addresses are handed out). `copy-to` saves to a new file in memory, and
 //! is compared with write(2) of the plain memory to such a file. With `idle` no thread writes, so
 //! everything is read from live memory. With `busy` a thread stores at full speed, to a hot set of
 //! 500 pages and, one time in 20, to any page: of the arena, or of the plain memory. Each

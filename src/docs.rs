@@ -20,6 +20,10 @@ pub mod contributing {}
 #[doc = include_str!("../docs/testing.md")]
 pub mod testing {}
 
-#[doc = "[`docs/design.md`]: design\n"]
+#[doc = "[`docs/design.md`]: design\n[`docs/engines.md`]: engines\n"]
 #[doc = include_str!("../docs/benchmarks.md")]
 pub mod benchmarks {}
+
+#[doc = "[`docs/design.md`]: design\n[`docs/benchmarks.md`]: benchmarks\n"]
+#[doc = include_str!("../docs/engines.md")]
+pub mod engines {}

@@ -4,6 +4,7 @@
     doc,
     doc = "[`docs/design.md`]: docs::design\n[`docs/soundness.md`]: docs::soundness\n\
            [`docs/testing.md`]: docs::testing\n[`docs/benchmarks.md`]: docs::benchmarks\n\
+           [`docs/engines.md`]: docs::engines\n\
            [`docs/CONTRIBUTING.md`]: docs::contributing\n"
 )]
 #![doc = include_str!("../README.md")]

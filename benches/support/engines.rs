@@ -38,6 +38,11 @@ impl Engine {
         all.map(Self).filter(checked).collect()
     }
 
+    /// Whether a first write may save its neighbours, too.
+    pub fn has_windows(self) -> bool {
+        self.0 != pagecow::Engine::Remap
+    }
+
     pub fn name(self) -> &'static str {
         self.0.name()
     }

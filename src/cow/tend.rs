@@ -32,6 +32,8 @@ mod bounds {
 /// What is left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tended {
+    /// Something, now, that keeps stores waiting or slow until it is done.
+    Merge,
     /// Something, now.
     More,
     /// Nothing now. A snapshot lives, and writers may use up what is ready.
@@ -40,6 +42,13 @@ pub(crate) enum Tended {
     Later(u64),
     /// Nothing, until a snapshot is taken or dropped.
     Idle,
+}
+
+impl Tended {
+    /// Whether anything is left to do now.
+    pub fn is_more(self) -> bool {
+        self <= Self::More
+    }
 }
 
 impl Core {

@@ -78,8 +78,12 @@ impl Remapped {
             bytes: pages.get() * page_size.bytes(),
             source,
         })?;
+        let mut remap = Remap::new(Arc::new(views), pages, page_size);
+        if options.huge_pages {
+            remap = remap.in_huge_pages();
+        }
         Ok(Self {
-            remap: Remap::new(Arc::new(views), pages, page_size),
+            remap,
             pages,
             page_size,
             made,
@@ -198,7 +202,7 @@ impl Registered {
         }
         let merged = match self.core().unguarded(|core| remapped.merge(core)) {
             None => Tended::Later(GUARDED),
-            Some(Ok(Merged::Some)) => Tended::More,
+            Some(Ok(Merged::Some)) => Tended::Merge,
             Some(Ok(Merged::All | Merged::Held)) => Tended::Idle,
             Some(Ok(Merged::ByChild)) => Tended::Later(LOOKED_AT),
             Some(Err(_)) => Tended::Later(REFUSED),
@@ -210,6 +214,6 @@ impl Registered {
     pub fn tend(&self, budget: Duration) {
         let begin = sys::clock::now();
         let budget = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
-        while self.tend_once() == Tended::More && sys::clock::since(begin) < budget {}
+        while self.tend_once().is_more() && sys::clock::since(begin) < budget {}
     }
 }

@@ -50,14 +50,9 @@ impl Remap {
         })
     }
 
-    /// Pages of a slice: of a table, which is moved whole.
-    fn slice_pages(&self) -> usize {
-        self.page_size.pages_of_table()
-    }
-
     /// Merges the next slice. Nobody looks at the file, and there is something to merge.
     pub(super) fn merge_slice(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
-        let size = self.slice_pages();
+        let size = self.slice;
         let start = state.shared;
         let end = (start + 1).next_multiple_of(size).min(self.pages.get());
         let slice = PageRange::from(start..end);
@@ -103,7 +98,7 @@ impl Remap {
     /// After a store to this page was refused: waits while the page is being merged. Returns
     /// whether it was. Async-signal-safe.
     pub fn refused(&self, page: PageIndex) -> bool {
-        let slice = (page.get() / self.slice_pages()) as u32 + 1;
+        let slice = (page.get() / self.slice) as u32 + 1;
         let is_merged = || self.merging.load(Ordering::SeqCst) == slice;
         if !is_merged() {
             return false;

@@ -59,6 +59,8 @@ pub(crate) struct Remap {
     views: Arc<Views>,
     page_size: PageSize,
     pages: PageCount,
+    /// Pages of a slice.
+    slice: usize,
     state: Mutex<State>,
     /// The slice that is being merged: its number and one; or 0.
     merging: AtomicU32,
@@ -92,6 +94,7 @@ impl Remap {
             views,
             page_size,
             pages,
+            slice: slice_pages(page_size),
             state: Mutex::new(State {
                 shared: pages.get(),
                 holders: 0,
@@ -106,6 +109,13 @@ impl Remap {
             forsaken: PlainBool::new(false),
             lent: AtomicBool::new(false),
         }
+    }
+
+    /// Merges as many pages at a time as a huge page has, so that none has to be split for it.
+    #[cfg(not(loom))]
+    pub fn in_huge_pages(mut self) -> Self {
+        self.slice = self.page_size.pages_of_table();
+        self
     }
 
     pub fn views(&self) -> &Arc<Views> {
@@ -132,6 +142,13 @@ impl Remap {
         let pages = self.pages.get();
         (state.shared < pages).then(|| PageRange::from(state.shared..pages))
     }
+}
+
+/// A quarter of those whose page table could be moved whole. A store waits for a slice: with all of
+/// it written 0.1 ms, instead of 0.4, and fewer stores meet it. All together take a tenth longer.
+fn slice_pages(page_size: PageSize) -> usize {
+    let table = page_size.pages_of_table();
+    if cfg!(loom) { table } else { table / 4 }
 }
 
 fn refused(pages: PageRange, error: ProtectError) -> Error {
