@@ -24,7 +24,7 @@ fn by_hand(scenario: impl FnOnce(ArenaBuilder)) -> Ended {
 
 /// Pages of what is merged by one step.
 fn slice() -> usize {
-    page_size() / size_of::<u64>()
+    page_size() / size_of::<u64>() / 4
 }
 
 /// Bytes of pages that were stored to and not brought back.

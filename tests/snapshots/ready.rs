@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pagecow::{Arena, ArenaBuilder, Engine, Stats, Window};
 
-use crate::common::{expect_bytes, for_each_engine, on, page_size, pattern};
+use crate::common::{expect_bytes, for_each_fault_engine, on, page_size, pattern};
 
 const PAGES: usize = 2048;
 const LONG: Duration = Duration::from_secs(3600);
@@ -44,7 +44,7 @@ fn tend_until_armed(arena: &Arena) {
 
 #[test]
 fn an_arena_is_ready_before_its_first_snapshot() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, mut bytes) = filled(standing_ready(engine));
         assert_eq!(open(&arena), PAGES);
         tend_until_armed(&arena);
@@ -81,7 +81,7 @@ fn keep_writing(arena: &mut Arena, pages: &[usize], done: impl Fn(&Arena) -> boo
 
 #[test]
 fn what_is_written_all_the_time_stays_open_and_nothing_else() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, _) = filled(standing_ready(engine));
         // Every block has one, and there are two neighbours.
         let hot: Vec<usize> = (0..PAGES).step_by(50).chain([101]).collect();
@@ -105,7 +105,7 @@ fn what_is_written_all_the_time_stays_open_and_nothing_else() {
 
 #[test]
 fn what_is_written_everywhere_all_the_time_is_left_alone() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, _) = filled(standing_ready(engine));
         let all: Vec<usize> = (0..PAGES).collect();
         // In this order no page is beside one that was just opened.
@@ -129,7 +129,7 @@ fn what_is_written_everywhere_all_the_time_is_left_alone() {
 
 #[test]
 fn memory_that_is_filled_in_order_takes_few_faults() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let mut arena = standing_ready(engine).build(PAGES * page_size()).unwrap();
         tend_until_armed(&arena);
         for page in 0..PAGES {
@@ -143,7 +143,7 @@ fn memory_that_is_filled_in_order_takes_few_faults() {
 
 #[test]
 fn pages_are_armed_while_a_snapshot_lives() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, mut bytes) = filled(standing_ready(engine).window(Window::Page));
         let first = arena.snapshot().unwrap();
         let before = bytes.clone();
@@ -174,7 +174,7 @@ fn pages_are_armed_while_a_snapshot_lives() {
 /// A block that fails is opened as a whole, but for pages that a snapshot needs.
 #[test]
 fn a_block_that_fails_makes_no_copies() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, bytes) = filled(standing_ready(engine).window(Window::Page));
         let snapshot = arena.snapshot().unwrap();
         let page_size = page_size();
@@ -194,7 +194,7 @@ fn a_block_that_fails_makes_no_copies() {
 
 #[test]
 fn all_stays_open_after_open_all_until_the_next_snapshot() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, _) = filled(standing_ready(engine));
         tend_until_armed(&arena);
         assert!(arena.open_all().unwrap());
@@ -213,7 +213,7 @@ fn all_stays_open_after_open_all_until_the_next_snapshot() {
 /// A guard's pages are left alone, the others are not.
 #[test]
 fn pages_of_a_guard_are_left_out() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, bytes) = filled(standing_ready(engine));
         let pending = arena.prepare().unwrap();
         let snapshotter = arena.snapshotter();
@@ -238,7 +238,7 @@ fn pages_of_a_guard_are_left_out() {
 /// What was written before the first snapshot says what will be written after it.
 #[test]
 fn the_first_interval_has_a_past() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let faults = |stand_ready| {
             // It takes half a second until blocks that failed are tried again.
             let builder = standing_ready(engine).cold(Duration::from_millis(250));
@@ -266,7 +266,7 @@ fn the_first_interval_has_a_past() {
 /// Frames are resident before the first snapshot, and stay.
 #[test]
 fn frames_are_made_ready_in_advance() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (arena, _) = filled(standing_ready(engine));
         let wanted = (PAGES / 64 * page_size()) as u64;
         tend_until(&arena, || arena.stats().store_resident_bytes >= wanted);
@@ -278,7 +278,7 @@ fn frames_are_made_ready_in_advance() {
 /// An arena in huge pages is opened by them.
 #[test]
 fn a_huge_page_is_not_split() {
-    for_each_engine(|engine| {
+    for_each_fault_engine(|engine| {
         let (mut arena, bytes) = filled(standing_ready(engine).huge_pages(true));
         tend_until_armed(&arena);
         arena[700 * page_size()] = bytes[700 * page_size()];

@@ -20,7 +20,7 @@ fn patterned(pages: usize) -> (Arena, Vec<u8>) {
 
 /// Pages of what is merged by one step.
 fn slice() -> usize {
-    page_size() / size_of::<u64>()
+    page_size() / size_of::<u64>() / 4
 }
 
 /// All is shared and can be stored to by anybody.
