@@ -141,13 +141,14 @@ impl Views {
         Ok(())
     }
 
-    pub fn copied(&self, pages: PageRange, mut found: impl FnMut(PageIndex)) {
+    pub fn copied(&self, pages: PageRange, mut found: impl FnMut(PageIndex)) -> bool {
         for page in pages.iter() {
             let is_copy = self.entry(page).maps == Maps::Copy;
             if is_copy {
                 found(page);
             }
         }
+        true
     }
 
     pub fn copy_down(&self, page: PageIndex) {
