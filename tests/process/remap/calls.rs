@@ -174,7 +174,7 @@ fn touched(snapshot: &Snapshot) -> usize {
 #[test]
 fn descriptors_closed_by_the_program() {
     let ended = by_hand(|builder| {
-        let pages = 3 * slice();
+        let pages = 12 * slice();
         let page = page_size();
         let mut arena = builder.build(pages * page).unwrap();
         arena[700 * page] = 1;
