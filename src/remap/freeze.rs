@@ -87,7 +87,7 @@ impl Remap {
         })
     }
 
-    fn count_copied(&self, pages: PageRange) -> u64 {
+    pub(super) fn count_copied(&self, pages: PageRange) -> u64 {
         let mut count = 0;
         self.views.copied(pages, |_| count += 1);
         count

@@ -46,6 +46,7 @@ impl Remap {
                 ProtectError::Refused(_) => refused(shared, error),
             })?;
             state.shared = 0;
+            state.step = 0;
         }
         Ok(())
     }

@@ -11,6 +11,9 @@ use crate::remap::{Remap, State, refused};
 use crate::sync::{MutexGuard, Ordering, sleep_u32, wait_until, wake_u32};
 use crate::sys::{self, Permission};
 
+/// How often the pages of a slice may be doubled, as a factor: up to 8 MiB.
+const MOST_DOUBLED: usize = if cfg!(loom) { 2 } else { 16 };
+
 /// How a call to merge went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Merged {
@@ -52,16 +55,15 @@ impl Remap {
 
     /// Merges the next slice. Nobody looks at the file, and there is something to merge.
     pub(super) fn merge_slice(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
-        let size = self.slice;
-        let start = state.shared;
-        let end = (start + 1).next_multiple_of(size).min(self.pages.get());
-        let slice = PageRange::from(start..end);
+        let slice = self.next_slice(state);
         // A signal handler that stores to the slice would wait for the thread that it interrupts.
         let masked = sys::signal::Masked::new();
         // Nothing is allocated until the slice is shared: a thread that waits may hold any lock.
-        self.slices.fetch_add(1, Ordering::Relaxed);
-        self.merging
-            .store((start / size) as u32 + 1, Ordering::SeqCst);
+        let number = self.slices.fetch_add(1, Ordering::Relaxed) as u32;
+        let pages = (slice.start() as u64) << 32 | slice.end() as u64;
+        self.merging_pages.store(pages, Ordering::SeqCst);
+        // Odd, so that it is not 0.
+        self.merging.store(number << 1 | 1, Ordering::SeqCst);
         let shared = self.share_slice(slice);
         self.merging.store(0, Ordering::SeqCst);
         wake_u32(&self.merging);
@@ -70,8 +72,30 @@ impl Remap {
         self.copies.fetch_add(copies, Ordering::Relaxed);
         state.merged += copies;
         self.most_copies.fetch_max(state.merged, Ordering::Relaxed);
-        state.shared = end;
+        state.shared = slice.end();
+        // Where little was stored, slices double: each takes some calls, whatever its size.
+        let few = self.slice as u64 / 4;
+        state.step = if copies <= few {
+            (state.step * 2).min(self.slice * MOST_DOUBLED)
+        } else {
+            self.slice
+        };
         Ok(())
+    }
+
+    /// The pages that are to be merged next. More than those of one slice only where there are no
+    /// more copies than it may have, so that no store waits for long.
+    fn next_slice(&self, state: &mut State) -> PageRange {
+        let start = state.shared;
+        let pages = |step: usize| {
+            let end = (start + step) / step * step;
+            PageRange::from(start..end.min(self.pages.get()))
+        };
+        let least = self.slice;
+        if state.step <= least || self.count_copied(pages(state.step)) > least as u64 {
+            state.step = least;
+        }
+        pages(state.step)
     }
 
     /// Returns how many pages were copied. When a call is refused the slice is as it was.
@@ -98,12 +122,18 @@ impl Remap {
     /// After a store to this page was refused: waits while the page is being merged. Returns
     /// whether it was. Async-signal-safe.
     pub fn refused(&self, page: PageIndex) -> bool {
-        let slice = (page.get() / self.slice) as u32 + 1;
-        let is_merged = || self.merging.load(Ordering::SeqCst) == slice;
-        if !is_merged() {
+        let merging = self.merging.load(Ordering::SeqCst);
+        if merging == 0 {
             return false;
         }
-        wait_until(|| !is_merged(), || sleep_u32(&self.merging, slice));
+        // Perhaps of a later slice already: then there is nothing to wait for.
+        let pages = self.merging_pages.load(Ordering::SeqCst);
+        let (start, end) = ((pages >> 32) as usize, pages as u32 as usize);
+        if !(start..end).contains(&page.get()) {
+            return false;
+        }
+        let is_merged = || self.merging.load(Ordering::SeqCst) == merging;
+        wait_until(|| !is_merged(), || sleep_u32(&self.merging, merging));
         true
     }
 }

@@ -52,7 +52,7 @@ pub(crate) use self::merge::Merged;
 pub(crate) use self::still::Still;
 use crate::error::Error;
 use crate::page::{PageCount, PageRange, PageSize};
-use crate::sync::{Arc, AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, lock};
 use crate::sys::{Branch, ProtectError, Views};
 
 pub(crate) struct Remap {
@@ -62,8 +62,10 @@ pub(crate) struct Remap {
     /// Pages of a slice.
     slice: usize,
     state: Mutex<State>,
-    /// The slice that is being merged: its number and one; or 0.
+    /// A number for the slice that is being merged; or 0.
     merging: AtomicU32,
+    /// Its pages: the first, and the one after the last in the lower half.
+    merging_pages: AtomicU64,
     /// Slices whose merging was begun.
     slices: Plain64,
     /// Copies of pages that merging found, and the most that there were at one time.
@@ -82,6 +84,8 @@ pub(crate) struct State {
     holders: usize,
     /// Those who are using, or about to use, the memory with another engine.
     loans: usize,
+    /// How many pages are to be merged next; those of a slice at least.
+    step: usize,
     /// Copies that were merged since the pages were last made private.
     merged: u64,
     /// Private views besides the live one.
@@ -99,10 +103,12 @@ impl Remap {
                 shared: pages.get(),
                 holders: 0,
                 loans: 0,
+                step: 0,
                 merged: 0,
                 branches: Vec::new(),
             }),
             merging: AtomicU32::new(0),
+            merging_pages: AtomicU64::new(0),
             slices: Plain64::new(0),
             copies: Plain64::new(0),
             most_copies: Plain64::new(0),

@@ -306,7 +306,8 @@ fn what_is_stored_while_a_merge_is_half_done() {
     for steps in 0..8 {
         let older = arena.snapshot().unwrap();
         let was = arena.to_vec();
-        for at in (0..pages).step_by(5) {
+        // Many, so that slices do not grow.
+        for at in (0..pages).step_by(3) {
             arena[at * page + 7] = arena[at * page + 7].wrapping_add(1);
         }
         drop(older);
@@ -329,6 +330,37 @@ fn what_is_stored_while_a_merge_is_half_done() {
         expect_merged(&arena);
     }
     assert!(arena[..] == before);
+}
+
+/// Each step takes some calls, so it is to be of many pages; and stores wait for it, so it is to be
+/// of few copies.
+#[test]
+fn little_is_merged_in_few_steps_and_much_in_small_ones() {
+    let (slices, clean) = (64, 40);
+    let page = page_size();
+    let (mut arena, _) = patterned(slices * slice());
+    let dense = clean * slice()..slices * slice();
+    for writes_much in [false, true] {
+        let snapshot = arena.snapshot().unwrap();
+        arena[3 * page] = 1;
+        if writes_much {
+            arena[dense.start * page..].fill(2);
+        }
+        drop(snapshot);
+        let mut pending = arena.prepare().unwrap();
+        let mut steps = 0;
+        while !pending.is_ready() {
+            let copies = arena.stats().store_bytes / page as u64;
+            pending.step(Duration::ZERO).unwrap();
+            let left = arena.stats().store_bytes / page as u64;
+            assert!(copies - left <= slice() as u64, "{copies} - {left}");
+            steps += 1;
+        }
+        let many = if writes_much { slices - clean } else { 0 };
+        assert!((many..many + 12).contains(&steps), "{steps} steps");
+        drop(pending);
+        expect_merged(&arena);
+    }
 }
 
 #[test]
