@@ -22,8 +22,7 @@ use crate::sys;
 /// What is held across a fork, by the thread that forks. Fields are dropped in this order.
 struct Held {
     remapped: Vec<remap::Still<'static>>,
-    /// When any is remapped here.
-    children: Option<MutexGuard<'static, Children>>,
+    children: MutexGuard<'static, Children>,
     arenas: Still<'static>,
     frozen: Frozen<'static, Registered>,
     keeper: MutexGuard<'static, keeper::State>,
@@ -65,8 +64,8 @@ fn before() {
         let one: &'static Remapped = unsafe { &*std::ptr::from_ref(one) };
         remapped.push(one.remap.hold_still());
     }
-    let mut children = (count > 0).then(children::hold);
-    if let Some(children) = &mut children {
+    let mut children = children::hold();
+    if count > 0 {
         children.before();
     }
     for still in &mut remapped {
@@ -90,9 +89,7 @@ fn after_in_parent() {
     for still in &mut held.remapped {
         still.in_parent();
     }
-    if let Some(children) = &mut held.children {
-        children.in_parent();
-    }
+    held.children.in_parent();
     drop((held.remapped, held.children, held.arenas));
     // There is something to merge once the child is gone.
     for registered in held.frozen.values() {
@@ -118,9 +115,7 @@ fn after_in_child() {
             core.get_ready_to_arm();
         }
     }
-    if let Some(children) = &mut held.children {
-        children.in_child();
-    }
+    held.children.in_child();
     held.arenas.adjust_in_child();
     held.keeper.forget_keeper();
     // After the arenas, each of which asks whether it was still open in the parent.

@@ -154,5 +154,7 @@ impl Drop for Registered {
         if let Some(place) = self.place.take() {
             place.remove();
         }
+        // A fork puts registered arenas on the list, this one perhaps in between.
+        keeper::forget(self, &self.known_to_keeper);
     }
 }
