@@ -34,7 +34,9 @@ impl Remap {
         if !self.take_back(&state, open)? {
             return Ok(false);
         }
-        if state.shared < self.pages.get() {
+        // As after a fork, or a loan: frozen, and nothing is to be merged.
+        let is_frozen = state.shared == 0 && !self.is_written(&state);
+        if state.shared < self.pages.get() && !is_frozen {
             if is_looked_at() {
                 return Ok(false);
             }

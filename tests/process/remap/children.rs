@@ -51,6 +51,25 @@ fn wait(mut told: PipeReader) {
     told.read_exact(&mut [0]).unwrap();
 }
 
+/// Parent and child have private views of one file then: it is a snapshot already.
+#[test]
+fn a_snapshot_beside_a_child_arms_nothing_while_nothing_was_stored() {
+    let ended = by_hand(|builder| {
+        let (mut arena, before) = patterned(builder, 4);
+        let child = Child::fork(|| ());
+        let snapshot = arena.snapshot().unwrap();
+        assert_eq!(arena.stats().protect_calls, 0);
+        arena[0] ^= 1;
+        expect_bytes(&snapshot, &before);
+        // Something was stored, and what the child looks at stays: it is armed.
+        drop(snapshot);
+        let _snapshot = arena.snapshot().unwrap();
+        assert!(arena.stats().protect_calls > 0);
+        child.end();
+    });
+    ended.expect_finished();
+}
+
 #[test]
 fn neither_side_of_a_fork_sees_the_other() {
     let ended = by_hand(|builder| {
