@@ -14,6 +14,7 @@ use crate::ALL;
 pub enum Side {
     Mprotect,
     Userfaultfd,
+    Remap,
     Fork,
 }
 

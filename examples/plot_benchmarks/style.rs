@@ -22,6 +22,7 @@ impl Side {
         match self {
             Self::Mprotect => "pagecow, mprotect",
             Self::Userfaultfd => "pagecow, userfaultfd",
+            Self::Remap => "pagecow, remap",
             Self::Fork => "fork()",
         }
     }
@@ -30,6 +31,7 @@ impl Side {
         match self {
             Self::Mprotect => RGBColor(64, 110, 160),
             Self::Userfaultfd => RGBColor(92, 158, 140),
+            Self::Remap => RGBColor(146, 106, 164),
             Self::Fork => RGBColor(178, 150, 122),
         }
     }
