@@ -13,8 +13,8 @@ impl Snapshot {
     /// indices, ascending, not touching each other.
     ///
     /// Never misses a page that was written. (With [`Engine::Remap`](crate::Engine::Remap), between
-    /// a snapshot and one that was taken while it lived, it names the pages whose bytes differ.) May
-    /// name pages that were not: such as were saved and disarmed along with a neighbour (a
+    /// a snapshot and one that was taken while it lived, it names the pages whose bytes differ.)
+    /// May name pages that were not: such as were saved and disarmed along with a neighbour (a
     /// [`Window`](crate::Window) of one page avoids that until mappings run short), or made
     /// writable by [`writable`](crate::Arena::writable). Costs time for the copies in the store,
     /// not for pages.
