@@ -194,13 +194,15 @@ impl Pending {
         // Dropped without an arena, it gives nothing back.
         let registered = Registered::upgrade(&std::mem::take(&mut self.registered))?;
         registered.check_handler()?;
-        let mut _loan = None;
-        if self.loan.is_none() {
-            if let Some(snapshot) = freeze(&registered)? {
-                return Ok(snapshot);
+        let _loan = match self.loan.take() {
+            Some(loan) => Some(loan),
+            None => {
+                if let Some(snapshot) = freeze(&registered)? {
+                    return Ok(snapshot);
+                }
+                Loan::new(&registered)?
             }
-            _loan = Loan::new(&registered)?;
-        }
+        };
         let committed = registered.core().commit()?;
         Ok(Snapshot::new(registered, &self.preparation, committed))
     }

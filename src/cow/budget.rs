@@ -6,7 +6,7 @@ use crate::sys;
 
 /// A time allowed, which runs from when it was made.
 #[derive(Clone, Copy)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     begin: u64,
     nanoseconds: u64,
 }

@@ -9,7 +9,7 @@
 //! - Pages that stay open: [guard] (a range), [open] (all).
 
 mod arm;
-mod budget;
+pub(crate) mod budget;
 pub(crate) mod commit;
 pub(crate) mod core;
 #[cfg(not(loom))]

@@ -79,9 +79,8 @@ pub(super) struct Known(AtomicBool);
 
 /// Has an arena looked after, since a snapshot of it was taken or dropped.
 pub(super) fn look_after(arena: &Registered, known: &Known) {
-    known.0.store(true, Ordering::Relaxed);
-    let mut state = lock(&STATE);
-    state.ask_for(arena);
+    let mut state = hold();
+    state.look_after(arena, known);
     wake(state);
 }
 
@@ -121,15 +120,11 @@ pub(super) fn hold() -> MutexGuard<'static, State> {
 }
 
 impl State {
-    fn ask_for(&mut self, arena: &Registered) {
-        self.arenas.insert(Address(arena), true);
-        self.asked = true;
-    }
-
     /// As [`look_after`], for the thread that forks.
     pub fn look_after(&mut self, arena: &Registered, known: &Known) {
         known.0.store(true, Ordering::Relaxed);
-        self.ask_for(arena);
+        self.arenas.insert(Address(arena), true);
+        self.asked = true;
     }
 
     /// In the child of a fork: the keeper is not there.

@@ -142,7 +142,7 @@ impl Registered {
     pub fn stats(&self) -> Stats {
         let stats = self.core.stats(sys::signal::forwarded());
         match self.remap() {
-            Some(remapped) => remapped.stats(stats, self.core.page_size()),
+            Some(remapped) => remapped.stats(stats),
             None => stats,
         }
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::cow::budget::Budget;
 use crate::cow::core::Core;
 use crate::cow::elsewhere::Unguarded;
 use crate::cow::tend::Tended;
@@ -176,8 +177,8 @@ impl Remapped {
     }
 
     /// The arena's counts: those of the core, with what is known of copies from the page tables.
-    pub fn stats(&self, core: Stats, page_size: PageSize) -> Stats {
-        let bytes = |pages: u64| pages * page_size.bytes() as u64;
+    pub fn stats(&self, core: Stats) -> Stats {
+        let bytes = |pages: u64| pages * self.page_size.bytes() as u64;
         let copies = self.remap.copies();
         Stats {
             pages_saved: core.pages_saved + copies.ever,
@@ -212,8 +213,7 @@ impl Registered {
 
     /// Steps until nothing is left to do now, or the budget is used up.
     pub fn tend(&self, budget: Duration) {
-        let begin = sys::clock::now();
-        let budget = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
-        while self.tend_once().is_more() && sys::clock::since(begin) < budget {}
+        let budget = Budget::new(budget);
+        while self.tend_once().is_more() && !budget.is_used_up() {}
     }
 }

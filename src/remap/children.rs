@@ -1,7 +1,7 @@
 //! Which forked processes may look at the parent's files: of each fork, whether its child, or a
 //! child of that, still lives in the address space that it got.
 
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 use crate::sys::Mark;
 
 /// More forks at a time share the marks of those before.
@@ -25,7 +25,7 @@ static CHILDREN: Mutex<Children> = Mutex::new(Children {
     unmarked: 0,
 });
 
-/// When memory was made, or was shared by no child: a number of forks.
+/// When memory was made: a number of forks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Since(u64);
 
@@ -44,7 +44,7 @@ pub(crate) fn any_since(since: Since) -> bool {
 }
 
 /// For the time of a fork.
-pub(crate) fn hold() -> std::sync::MutexGuard<'static, Children> {
+pub(crate) fn hold() -> MutexGuard<'static, Children> {
     lock(&CHILDREN)
 }
 
@@ -69,14 +69,8 @@ impl Children {
                 .marks
                 .iter_mut()
                 .min_by_key(|place| place.as_ref().map_or(u64::MAX, |(_, fork)| *fork));
-            let shown = oldest.and_then(Option::take).map(|(mut mark, _)| {
-                let shown = mark.show();
-                (mark, shown)
-            });
-            match shown {
-                Some((mark, Ok(()))) => Some(mark),
-                _ => None,
-            }
+            let oldest = oldest.and_then(Option::take);
+            oldest.and_then(|(mut mark, _)| mark.show().ok().map(|()| mark))
         };
         if self.next.is_none() {
             self.unmarked = self.forks;

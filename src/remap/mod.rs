@@ -86,7 +86,7 @@ pub(crate) struct State {
     loans: usize,
     /// How many pages are to be merged next; those of a slice at least.
     step: usize,
-    /// Copies that were merged since the pages were last made private.
+    /// Copies that were merged since the last snapshot was taken.
     merged: u64,
     /// Private views besides the live one.
     branches: Vec<Arc<Branch>>,

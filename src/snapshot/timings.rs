@@ -35,9 +35,7 @@ impl Timings {
             passes: u64::from(preparation.passes()),
         }
     }
-}
 
-impl Timings {
     pub(super) fn of_frozen(taken: &Elsewhere) -> Self {
         Self {
             stop: Duration::from_nanos(taken.took_ns),

@@ -6,6 +6,7 @@ use std::ops::{Deref, DerefMut};
 
 use crate::error::Error;
 use crate::snapshot::Snapshot;
+use crate::snapshot::touched::Touched;
 use crate::sys::Memory;
 
 pub(crate) struct Whole(Memory);
@@ -27,8 +28,9 @@ impl Snapshot {
     /// Copies all pages that were ever touched to where zeros are.
     pub(crate) fn copy_into(&self, zeros: &mut [u8]) -> Result<(), Error> {
         let page_size = self.page_size();
+        let mut touched = Touched::default();
         let mut next = 0;
-        while let Some(pages) = self.next_touched(next) {
+        while let Some(pages) = touched.next_from(self, next) {
             let bytes = pages.start * page_size..pages.end * page_size;
             self.read_at(bytes.start, &mut zeros[bytes])?;
             next = pages.end;

@@ -140,10 +140,9 @@ pub(super) fn private(
     let Some(pagemap) = Pagemap::open() else {
         return pages.start();
     };
-    let range = pages.start()..pages.start() + pages.count().get();
-    let mut at = range.start;
-    while at < range.end {
-        let left = at..range.end;
+    let mut at = pages.start();
+    while at < pages.end() {
+        let left = at..pages.end();
         let look = pagemap
             .scan(base, page_size, left.clone(), usize::MAX, &COPIES)
             .or_else(|| pagemap.entries(base, page_size, left, is_copy));

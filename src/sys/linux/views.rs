@@ -193,7 +193,7 @@ impl Views {
     /// with each that differs from the file where the system does not say. Returns whether it said
     /// so of all.
     pub fn copied(&self, pages: PageRange, mut found: impl FnMut(PageIndex)) -> bool {
-        let end = pages.start() + pages.count().get();
+        let end = pages.end();
         let listed = pagemap::private(self.live, self.page_size, pages, &mut found);
         for page in (listed..end).map(PageIndex::new) {
             if self.differs(page) {
