@@ -33,6 +33,8 @@ pub struct Pause {
     pub engine: Side,
     pub size_mib: u64,
     pub huge: bool,
+    /// Rows that do not say are from before arenas could.
+    #[serde(default)]
     pub stand_ready: bool,
     pub writer: String,
     pub commit_us: f64,

@@ -26,8 +26,9 @@ impl Snapshot {
     ///
     /// With [`Engine::Remap`](crate::Engine::Remap) this is free of charge, and nothing is copied:
     /// the view is the snapshot's own memory. It keeps the snapshot's memory as it is, like the
-    /// snapshot itself: while it lives no further snapshot can be taken once something was stored.
-    /// Reading a page that was never written makes it resident.
+    /// snapshot itself: while it lives, and once something was stored, further snapshots are taken
+    /// as with [`Engine::Mprotect`](crate::Engine::Mprotect). Reading a page that was never written
+    /// makes it resident.
     ///
     /// With the other engines all pages that were ever touched are copied: about 0.3 ms and 1 MiB
     /// for each MiB of them. [`pages`](Self::pages), [`reader`](Self::reader) and
