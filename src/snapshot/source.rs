@@ -46,6 +46,8 @@ impl Snapshot {
     pub(crate) fn engine(&self) -> Engine {
         match self.source() {
             Source::Frozen { .. } => Engine::Remap,
+            // One that overlaps with others.
+            Source::Copies(_) if self.held.registered.remap().is_some() => Engine::Remap,
             Source::Copies(_) if self.core().uses_userfaultfd() => Engine::Userfaultfd,
             Source::Copies(_) => Engine::Mprotect,
         }

@@ -363,6 +363,20 @@ fn little_is_merged_in_few_steps_and_much_in_small_ones() {
     }
 }
 
+/// A snapshot that overlaps with another is one of copies, but the arena is not.
+#[test]
+fn an_arena_from_an_overlapping_snapshot_has_its_engine() {
+    let (mut arena, _) = patterned(8);
+    let _older = arena.snapshot().unwrap();
+    arena[0] ^= 1;
+    let overlapping = arena.snapshot().unwrap();
+    assert!(arena.stats().protect_calls > 0);
+    let other = overlapping.to_arena().unwrap();
+    assert!(other[..] == arena[..]);
+    let _snapshot = other.snapshot().unwrap();
+    assert_eq!(other.stats().protect_calls, 0);
+}
+
 #[test]
 fn a_guard_keeps_merging_away() {
     let (mut arena, _) = patterned(2 * slice());
