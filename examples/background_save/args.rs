@@ -68,9 +68,11 @@ struct Args {
     #[arg(long, value_enum, default_value = "fork")]
     versus: Versus,
 
-    /// How pagecow takes write permission away; "best" is userfaultfd where the system allows it
-    #[arg(long, value_parser = engine_parser(), default_value = "mprotect")]
-    engine: Engine,
+    /// How pagecow freezes memory; "best" is userfaultfd where the system allows it, else mprotect
+    /// [default: remap where the system allows it, else mprotect; mprotect with --stand-ready or
+    /// --window, which remap does without]
+    #[arg(long, value_parser = engine_parser())]
+    engine: Option<Engine>,
 
     /// How many neighbouring pages pagecow saves in one fault, or "adaptive" to let it find out
     /// [default: 64 with --load uniform, which writes everything, else adaptive]
@@ -175,6 +177,11 @@ impl Job {
             Pattern::Uniform => (None, Window::Fixed(DENSE_WINDOW)),
             Pattern::Hot => (Some(HOT_RATE), Window::default()),
         };
+        let arms = args.stand_ready || args.window.is_some();
+        let usual_engine = || match Engine::Remap.check() {
+            Ok(()) if !arms => Engine::Remap,
+            _ => Engine::Mprotect,
+        };
         Ok(Job {
             size,
             page_size,
@@ -186,7 +193,7 @@ impl Job {
             rate: args.rate.or(usual_rate),
             seconds: Duration::from_secs_f64(args.seconds),
             versus: args.versus,
-            engine: args.engine,
+            engine: args.engine.unwrap_or_else(usual_engine),
             window: args.window.unwrap_or(usual_window),
             stand_ready: args.stand_ready,
             json: args.json,

@@ -196,7 +196,8 @@ fn title(job: &Job) -> String {
     } else {
         ""
     };
-    format!("{writers}, {rate}: {pages}{ready}")
+    let engine = job.engine.name();
+    format!("{writers}, {rate}: {pages}; pagecow's engine is {engine}{ready}")
 }
 
 fn count_or_dash(count: Option<u64>) -> String {

@@ -72,7 +72,7 @@ impl ArenaBuilder {
     /// for all arenas of the process, called `pagecow-keeper`. The first snapshot starts it. It
     /// makes memory for copies resident while a snapshot lives, and gives it back after the
     /// [`decay`](Self::decay). All signals but SIGSEGV and SIGBUS are blocked in it, it takes at
-    /// most a tenth of one processor (a quarter while it merges, with [`Engine::Remap`]), and it
+    /// most a tenth of one processor (half of one while it merges, with [`Engine::Remap`]), and it
     /// sleeps when there is nothing to do. Without it, call
     /// [`Arena::tend`] now and then; where nobody does, snapshots take longer and memory stays.
     pub fn keeper(mut self, keeper: bool) -> Self {

@@ -28,9 +28,9 @@ use crate::sys;
 const SHARE: u64 = 10;
 /// The same while it merges ([`crate::remap`]): the sooner that is done, the sooner the next
 /// snapshot can be taken at once.
-const MERGE_SHARE: u64 = 4;
+const MERGE_SHARE: u64 = 2;
 /// For how long slices are merged in a row, in nanoseconds: a writer that meets one after the other
-/// waits for some of them, and then goes on for three times as long.
+/// waits for some of them, and then goes on for as long.
 const MERGE_RUN: u64 = 250_000;
 /// While snapshots live: how long between two rounds, when there was something to do, and when not.
 const SOON: u64 = 1_000_000;
@@ -153,11 +153,11 @@ fn run() -> ! {
         (state, next) = round(state);
         let took = sys::clock::of_thread().saturating_sub(begin);
         // Nobody wakes it here, so that it stays within its share.
-        let share = match next {
-            Tended::Merge => MERGE_SHARE,
-            _ => SHARE,
+        let (share, least) = match next {
+            Tended::Merge => (MERGE_SHARE, 0),
+            _ => (SHARE, SOON),
         };
-        state = wait_on_for(&ASKED, state, (took * (share - 1)).max(SOON));
+        state = wait_on_for(&ASKED, state, (took * (share - 1)).max(least));
         pause = match next {
             Tended::Watch => (pause * 2).min(SLOW),
             _ => SOON,
