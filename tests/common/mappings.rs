@@ -226,3 +226,13 @@ pub fn leave_none() -> Mapping {
     filler.protect(last, libc::PROT_READ);
     filler
 }
+
+/// Page faults that needed no input, of the calling thread so far.
+pub fn minor_faults() -> i64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: a structure of this kind.
+    let result = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    assert_eq!(result, 0);
+    // SAFETY: zero bytes are valid, and the call filled it in.
+    unsafe { usage.assume_init() }.ru_minflt
+}

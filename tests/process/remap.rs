@@ -4,6 +4,7 @@
 
 mod calls;
 mod children;
+mod pinned;
 
 use crate::common::mappings::limit_address_space;
 use crate::common::model::{Model, steps_and_forks};

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::engines::remap;
-use crate::common::mappings::frames;
+use crate::common::mappings::{frames, minor_faults};
 use crate::common::stores::{STORES, store};
 use crate::common::{Trail, bytes_of, expect_bytes, merge, page_size};
 use pagecow::{Arena, Branch, Snapshot};
@@ -131,16 +131,6 @@ fn only_what_is_stored_to_is_copied_and_only_once() {
     // What the branch alone has goes with it, and what the arena has is brought back.
     drop((view, branch, snapshot));
     expect_merged(&arena);
-}
-
-/// Of the calling thread.
-fn minor_faults() -> i64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: a structure of this kind.
-    let result = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
-    assert_eq!(result, 0);
-    // SAFETY: zero bytes are valid, and the call filled it in.
-    unsafe { usage.assume_init() }.ru_minflt
 }
 
 #[test]

@@ -8,13 +8,8 @@ use crate::sys::ProtectError;
 /// Whether the process may have this many more bytes of address space. `mremap(2)` looks at that
 /// after it has unmapped what it replaces, and leaves a hole there if it may not.
 pub(crate) fn has_room(len: usize) -> Result<(), ProtectError> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
     // SAFETY: `limit` is a live structure.
-    let asked = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
-    if asked == 0 && limit.rlim_cur == libc::RLIM_INFINITY {
+    if is_unlimited(|limit| unsafe { libc::getrlimit(libc::RLIMIT_AS, limit) }) {
         return Ok(());
     }
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -26,9 +21,14 @@ pub(crate) fn has_room(len: usize) -> Result<(), ProtectError> {
     Ok(())
 }
 
-/// Whether the process may have this many more bytes that are private and writable, which may be
-/// limited by themselves (`RLIMIT_DATA`, `vm.overcommit_memory`): shared ones are replaced by them.
-pub(super) fn has_room_for_copies(len: usize) -> Result<(), ProtectError> {
+/// Whether the process may have this many more bytes that are private and writable: shared ones are
+/// replaced by them. They may be limited by themselves (`RLIMIT_DATA`), and by what the system has
+/// promised if they are `promised`.
+pub(super) fn has_room_for_copies(len: usize, promised: bool) -> Result<(), ProtectError> {
+    // SAFETY: `limit` is a live structure.
+    if !promised && is_unlimited(|limit| unsafe { libc::getrlimit(libc::RLIMIT_DATA, limit) }) {
+        return Ok(());
+    }
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping, wherever the kernel likes.
     let room = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
@@ -47,4 +47,21 @@ pub(super) fn has_room_for_copies(len: usize) -> Result<(), ProtectError> {
         Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => Err(refused(&error)),
         _ => Ok(()),
     }
+}
+
+/// Whether the kernel promises memory for all that is mapped private and writable from now on
+/// (`vm.overcommit_memory=2`), `MAP_NORESERVE` or not. In doubt it does. A mapping keeps what it
+/// was made with, wherever it is moved to.
+pub(super) fn is_promised() -> bool {
+    let mode = std::fs::read("/proc/sys/vm/overcommit_memory");
+    !mode.is_ok_and(|mode| matches!(mode.first(), Some(b'0' | b'1')))
+}
+
+/// Whether this call says that there is no limit.
+fn is_unlimited(ask: impl FnOnce(*mut libc::rlimit) -> libc::c_int) -> bool {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    ask(&raw mut limit) == 0 && limit.rlim_cur == libc::RLIM_INFINITY
 }

@@ -26,7 +26,7 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::descriptor::{self, Descriptor};
 use super::pagemap;
-use super::room::{has_room, has_room_for_copies};
+use super::room::{has_room, has_room_for_copies, is_promised};
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sys::{Permission, ProtectError, die};
 
@@ -44,6 +44,8 @@ pub(crate) struct Views {
     spare: *mut u8,
     len: usize,
     page_size: PageSize,
+    /// The system has to promise memory for private views.
+    promised: bool,
     /// Of large ones only: a process may have a thousand descriptors.
     file: Option<Descriptor>,
 }
@@ -93,6 +95,8 @@ impl Views {
             live: frozen.wrapping_add(2 * stride),
             len,
             page_size,
+            // Small ones are frozen as fast as this is found out.
+            promised: len < LARGE || is_promised(),
             file: None,
         };
         views.map(views.live, libc::MAP_SHARED, &file)?;
@@ -156,7 +160,7 @@ impl Views {
         let (offset, len) = self.bytes_of(pages);
         let at = |view: *mut u8| view.wrapping_add(offset);
         has_room(len)?;
-        has_room_for_copies(len)?;
+        has_room_for_copies(len, self.promised)?;
         self.empty_spare().map_err(|error| refused(&error))?;
         // In between, stores go to the file through the shared view, which has to fault them in.
         move_tables(at(self.live), at(self.frozen), len)?;
@@ -170,10 +174,17 @@ impl Views {
     /// A locked view that is private and writable has copies of all pages from the time when it was
     /// locked: they would be moved along.
     fn empty_spare(&self) -> io::Result<()> {
-        // SAFETY: a whole view, which nobody touches.
-        check(unsafe { libc::munlock(self.spare.cast(), self.len) })?;
+        let drop_pages = || {
+            // SAFETY: a whole view, which nobody touches.
+            check(unsafe { libc::madvise(self.spare.cast(), self.len, libc::MADV_DONTNEED) })
+        };
+        if drop_pages().is_ok() {
+            return Ok(());
+        }
+        // Locked, perhaps.
         // SAFETY: as above.
-        check(unsafe { libc::madvise(self.spare.cast(), self.len, libc::MADV_DONTNEED) })
+        check(unsafe { libc::munlock(self.spare.cast(), self.len) })?;
+        drop_pages()
     }
 
     /// The permission of private pages of the live view.

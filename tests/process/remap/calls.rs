@@ -12,9 +12,9 @@ use super::{by_hand, slice, unmerged};
 use crate::common::{
     Forked, end_of_fork, expect_bytes, expect_child_ended_well, fork, page_size, patterned,
 };
-use pagecow::{Arena, Snapshot};
+use pagecow::{Arena, ArenaBuilder, Snapshot};
 
-fn file_of(len: usize, byte: u8) -> File {
+pub(super) fn file_of(len: usize, byte: u8) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&vec![byte; len]).unwrap();
     file.rewind().unwrap();
@@ -22,7 +22,7 @@ fn file_of(len: usize, byte: u8) -> File {
 }
 
 /// Bytes of the arena, for a system call.
-fn part(arena: &Arena, offset: usize, len: usize) -> libc::iovec {
+pub(super) fn part(arena: &Arena, offset: usize, len: usize) -> libc::iovec {
     assert!(offset + len <= arena.len());
     libc::iovec {
         iov_base: arena.as_mut_ptr().wrapping_add(offset).cast(),
@@ -87,58 +87,67 @@ fn calls_arrive_in_an_arena_that_is_frozen() {
 }
 
 /// A call may be refused or come short, and what it says has arrived has. In the end all is as it
-/// was said.
+/// was said. `read` reads a file from its beginning into this part of the arena.
+pub(super) fn beside_merging(
+    builder: ArenaBuilder,
+    mut read: impl FnMut(&Arena, usize, usize, &File) -> io::Result<usize>,
+) {
+    let pages = 3 * slice();
+    let (arena, _) = patterned(builder, pages);
+    let snapshotter = arena.snapshotter();
+    let stop = AtomicBool::new(false);
+    // 64 of the last pages are stored to by calls, others so that there is something to merge.
+    let stored = (pages - 64) * page_size();
+    let len = 64 * page_size();
+    let mut refused = 0;
+    thread::scope(|scope| {
+        let merging = scope.spawn(|| {
+            let (start, other) = (arena.as_mut_ptr() as usize, stored);
+            let mut rounds = 0;
+            while !stop.load(Relaxed) {
+                let snapshot = snapshotter.snapshot().unwrap();
+                for offset in (0..other).step_by(16 * page_size()) {
+                    let byte = (start + offset) as *mut u8;
+                    // SAFETY: inside the arena, where nothing else is stored.
+                    unsafe { byte.write_volatile(rounds as u8) };
+                }
+                drop(snapshot);
+                snapshotter.tend(std::time::Duration::MAX).unwrap();
+                rounds += 1;
+            }
+            rounds
+        });
+        for round in 0..4000 {
+            let byte = (round % 250) as u8;
+            let file = file_of(len, byte);
+            let read = match read(&arena, stored, len, &file) {
+                Ok(read) => read,
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+                    0
+                }
+            };
+            refused += usize::from(read < len);
+            assert!(
+                arena[stored..stored + read]
+                    .iter()
+                    .all(|found| *found == byte)
+            );
+        }
+        stop.store(true, Relaxed);
+        let rounds = merging.join().unwrap();
+        println!("{rounds} merges, {refused} calls that came short");
+        assert!(rounds > 0);
+    });
+    assert_eq!(unmerged(&arena), 0);
+}
+
 #[test]
 fn calls_beside_merging_arrive_or_are_refused() {
     let ended = by_hand(|builder| {
-        let pages = 3 * slice();
-        let (arena, _) = patterned(builder, pages);
-        let snapshotter = arena.snapshotter();
-        let stop = AtomicBool::new(false);
-        // 64 of the last pages are stored to by calls, others so that there is something to merge.
-        let stored = (pages - 64) * page_size();
-        let len = 64 * page_size();
-        let mut refused = 0;
-        thread::scope(|scope| {
-            let merging = scope.spawn(|| {
-                let (start, other) = (arena.as_mut_ptr() as usize, stored);
-                let mut rounds = 0;
-                while !stop.load(Relaxed) {
-                    let snapshot = snapshotter.snapshot().unwrap();
-                    for offset in (0..other).step_by(16 * page_size()) {
-                        let byte = (start + offset) as *mut u8;
-                        // SAFETY: inside the arena, where nothing else is stored.
-                        unsafe { byte.write_volatile(rounds as u8) };
-                    }
-                    drop(snapshot);
-                    snapshotter.tend(std::time::Duration::MAX).unwrap();
-                    rounds += 1;
-                }
-                rounds
-            });
-            for round in 0..4000 {
-                let byte = (round % 250) as u8;
-                let file = file_of(len, byte);
-                let read = match preadv(&file, &[part(&arena, stored, len)]) {
-                    Ok(read) => read,
-                    Err(error) => {
-                        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
-                        0
-                    }
-                };
-                refused += usize::from(read < len);
-                assert!(
-                    arena[stored..stored + read]
-                        .iter()
-                        .all(|found| *found == byte)
-                );
-            }
-            stop.store(true, Relaxed);
-            let rounds = merging.join().unwrap();
-            println!("{rounds} merges, {refused} calls that came short");
-            assert!(rounds > 0);
+        beside_merging(builder, |arena, offset, len, file| {
+            preadv(file, &[part(arena, offset, len)])
         });
-        assert_eq!(unmerged(&arena), 0);
     });
     ended.expect_finished();
 }

@@ -6,6 +6,7 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 
 use super::{by_hand, slice, unmerged};
+use crate::common::mappings::{frames, minor_faults};
 use crate::common::stores::{STORES, store};
 use crate::common::{
     Forked, end_of_fork, expect_bytes, expect_child_ended_well, fork, page_size, patterned,
@@ -123,6 +124,54 @@ fn neither_side_of_a_fork_sees_the_other() {
                 assert!(arena[..] == live[..], "{name}");
             }
         }
+    });
+    ended.expect_finished();
+}
+
+/// Stores to these pages; returns how many page faults that took.
+#[inline(never)]
+fn faults_of_stores(arena: &Arena, pages: &[usize]) -> i64 {
+    let before = minor_faults();
+    for page in pages {
+        let byte = arena.as_mut_ptr().wrapping_add(page * page_size());
+        // SAFETY: inside the arena, to which nobody has a reference.
+        unsafe { byte.write_volatile(0x77) };
+    }
+    minor_faults() - before
+}
+
+/// Both sides copy a page when they store to it while the other needs it, once. What only one side
+/// still needs it does not copy again.
+#[test]
+fn a_page_is_copied_only_while_both_sides_need_it() {
+    let ended = by_hand(|builder| {
+        let (arena, _) = patterned(builder, 64);
+        // The first ones make this very code resident in the process.
+        let expect_copied_once = |rehearsed: &[usize], pages: &[usize]| {
+            faults_of_stores(&arena, rehearsed);
+            assert_eq!(faults_of_stores(&arena, pages), pages.len() as i64);
+            assert_eq!(faults_of_stores(&arena, pages), 0);
+        };
+        let child = Child::fork(|| expect_copied_once(&[50, 51], &[4, 9]));
+        expect_copied_once(&[40, 41], &[3, 9]);
+        assert_eq!(arena.stats().pages_saved, 4);
+        let frame = |page: usize| frames(&arena).map(|frames| frames[page]);
+        let own = frame(9);
+        child.end();
+        assert_eq!(faults_of_stores(&arena, &[3, 9]), 0);
+        assert_eq!(frame(9), own);
+
+        // Nothing was merged, so the copies are the next child's as well.
+        let child = Child::fork(|| ());
+        let shared = frame(3);
+        assert_eq!(faults_of_stores(&arena, &[9]), 1);
+        if own.is_some() {
+            assert_ne!(frame(9), own);
+        }
+        child.end();
+        faults_of_stores(&arena, &[3]);
+        assert_eq!(frame(3), shared);
+        assert_eq!(unmerged(&arena), 0);
     });
     ended.expect_finished();
 }
