@@ -26,6 +26,8 @@ mod window;
 
 #[cfg(not(loom))]
 mod arena;
+#[cfg(all(feature = "forkable", not(loom)))]
+pub mod forkable;
 #[cfg(not(loom))]
 mod snapshot;
 

@@ -36,11 +36,11 @@ impl Remap {
         }
         // As after a fork, or a loan: frozen, and nothing is to be merged.
         let is_frozen = state.shared == 0 && !self.is_written(&state);
-        if state.shared < self.pages.get() && !is_frozen {
+        if !state.is_shared() && !is_frozen {
             if is_looked_at() {
                 return Ok(false);
             }
-            while state.shared < self.pages.get() {
+            while !state.is_shared() {
                 self.merge_slice(&mut state)?;
             }
         }
@@ -69,12 +69,13 @@ impl Remap {
 
     /// Whether a snapshot can be taken by two calls.
     pub fn is_ready(&self) -> bool {
-        self.state().shared == self.pages.get() && !self.is_lent()
+        self.state().is_shared() && !self.is_lent()
     }
 
     /// Pages that would have to be merged first, at most.
     pub fn left(&self) -> usize {
-        self.pages.get() - self.state().shared
+        let state = self.state();
+        state.end - state.shared
     }
 
     /// Whether anything was stored since the live view was made private, as far as is known. A page
@@ -106,6 +107,12 @@ impl Remap {
         pages
     }
 
+    /// Copies that merging has found so far.
+    #[cfg(feature = "forkable")]
+    pub fn copies_merged(&self) -> u64 {
+        self.copies.load(Ordering::Relaxed)
+    }
+
     /// Counts the copies that the kernel made, from the page tables.
     pub fn copies(&self) -> Copies {
         let state = self.state();
@@ -132,7 +139,7 @@ impl Remap {
         let wrong = shared
             .iter()
             .enumerate()
-            .find(|(page, is_shared)| **is_shared != (*page < state.shared));
+            .find(|(page, is_shared)| **is_shared == (state.shared..state.end).contains(page));
         match wrong {
             Some((page, is_shared)) => Err(format!("page {page}: shared is {is_shared}")),
             None if (state.holders > 0 || self.is_lent()) && state.shared > 0 => {

@@ -4,6 +4,8 @@
 //! that the other engine changes page by page never stands in the way of moving page tables, and a
 //! fork finds nothing that is shared.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::page::PageRange;
 use crate::remap::{Remap, State, refused};
@@ -35,20 +37,39 @@ impl Remap {
 
     /// Makes what is shared private as well.
     pub(super) fn make_private(&self, state: &mut State) -> Result<()> {
+        self.make_private_below(state, self.pages.get())
+    }
+
+    /// The same with what is below `end`.
+    pub(super) fn make_private_below(&self, state: &mut State, end: usize) -> Result<()> {
+        let end = end.max(state.end);
+        if state.is_shared() {
+            // All in one.
+            state.shared = end;
+            state.end = end;
+        }
+        // Above first: when the other is refused what is private is still in one piece.
+        if state.end < end {
+            self.make_pages_private(state.end..end)?;
+            state.end = end;
+        }
         if state.shared > 0 {
-            let shared = PageRange::from(0..state.shared);
-            let frozen = self.views.freeze(shared);
-            frozen.map_err(|error| match error {
-                ProtectError::NoMappings => Error::Reserve {
-                    bytes: state.shared * self.page_size.bytes(),
-                    source: error.into(),
-                },
-                ProtectError::Refused(_) => refused(shared, error),
-            })?;
+            self.make_pages_private(0..state.shared)?;
             state.shared = 0;
             state.step = 0;
         }
         Ok(())
+    }
+
+    fn make_pages_private(&self, pages: Range<usize>) -> Result<()> {
+        let pages = PageRange::from(pages);
+        self.views.freeze(pages).map_err(|error| match error {
+            ProtectError::NoMappings => Error::Reserve {
+                bytes: pages.count().get() * self.page_size.bytes(),
+                source: error.into(),
+            },
+            ProtectError::Refused(_) => refused(pages, error),
+        })
     }
 
     /// Takes the memory back, if it was lent; `false` when it is needed there. `open` makes sure

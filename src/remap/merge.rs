@@ -36,7 +36,7 @@ impl Remap {
         is_looked_at: impl FnOnce() -> bool,
     ) -> Result<Merged> {
         let mut state = self.state();
-        if self.is_forsaken() || state.shared == self.pages.get() {
+        if self.is_forsaken() || state.is_shared() {
             return Ok(Merged::All);
         }
         if state.holders > 0 || !self.take_back(&state, open)? {
@@ -46,7 +46,7 @@ impl Remap {
             return Ok(Merged::ByChild);
         }
         self.merge_slice(&mut state)?;
-        Ok(if state.shared == self.pages.get() {
+        Ok(if state.is_shared() {
             Merged::All
         } else {
             Merged::Some
@@ -86,10 +86,10 @@ impl Remap {
     /// The pages that are to be merged next. More than those of one slice only where there are no
     /// more copies than it may have, so that no store waits for long.
     fn next_slice(&self, state: &mut State) -> PageRange {
-        let start = state.shared;
+        let (start, state_end) = (state.shared, state.end);
         let pages = |step: usize| {
             let end = (start + step) / step * step;
-            PageRange::from(start..end.min(self.pages.get()))
+            PageRange::from(start..end.min(state_end))
         };
         let least = self.slice;
         if state.step <= least || self.count_copied(pages(state.step)) > least as u64 {
@@ -132,8 +132,26 @@ impl Remap {
         if !(start..end).contains(&page.get()) {
             return false;
         }
+        self.wait_for(merging);
+        true
+    }
+
+    fn wait_for(&self, merging: u32) {
         let is_merged = || self.merging.load(Ordering::SeqCst) == merging;
         wait_until(|| !is_merged(), || sleep_u32(&self.merging, merging));
-        true
+    }
+
+    #[cfg(feature = "forkable")]
+    pub fn is_merging(&self) -> bool {
+        self.merging.load(Ordering::SeqCst) != 0
+    }
+
+    /// Waits for the slice that is being merged, if there is one. Async-signal-safe.
+    #[cfg(feature = "forkable")]
+    pub fn wait_until_merged(&self) {
+        let merging = self.merging.load(Ordering::SeqCst);
+        if merging != 0 {
+            self.wait_for(merging);
+        }
     }
 }

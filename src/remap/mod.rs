@@ -78,8 +78,11 @@ pub(crate) struct Remap {
 }
 
 pub(crate) struct State {
-    /// The pages below are shared, the others private.
+    /// The pages below are shared,
     shared: usize,
+    /// from there to here private, and those from here on shared, too: they were not in use yet
+    /// when the others were made private. For an arena it is the end of all pages.
+    end: usize,
     /// Snapshots, views and branches that look at the file.
     holders: usize,
     /// Those who are using, or about to use, the memory with another engine.
@@ -101,6 +104,7 @@ impl Remap {
             slice: slice_pages(page_size),
             state: Mutex::new(State {
                 shared: pages.get(),
+                end: pages.get(),
                 holders: 0,
                 loans: 0,
                 step: 0,
@@ -145,8 +149,21 @@ impl Remap {
 
     /// The pages that are private; none when all are shared.
     fn private(&self, state: &State) -> Option<PageRange> {
-        let pages = self.pages.get();
-        (state.shared < pages).then(|| PageRange::from(state.shared..pages))
+        (!state.is_shared()).then(|| PageRange::from(state.shared..state.end))
+    }
+}
+
+impl State {
+    /// No page is in use.
+    #[cfg(any(feature = "forkable", loom))]
+    fn shrink(&mut self) {
+        self.shared = 0;
+        self.end = 0;
+    }
+
+    /// Whether all pages are.
+    fn is_shared(&self) -> bool {
+        self.shared == self.end
     }
 }
 

@@ -2,6 +2,10 @@
 
 use std::io;
 
+#[cfg(feature = "forkable")]
+use crate::error::{Error, Result};
+#[cfg(feature = "forkable")]
+use crate::page::PageRange;
 use crate::remap::{Remap, State};
 #[cfg(not(loom))]
 use crate::sync::Ordering;
@@ -61,6 +65,59 @@ impl Still<'_> {
             self.remap.views.fence_off();
         }
         self.inherited && !self.remap.is_lent()
+    }
+}
+
+#[cfg(any(feature = "forkable", loom))]
+impl Remap {
+    /// For memory of which only the pages below `used` are in use, and for all that is not in use
+    /// yet: no page is private so far.
+    pub fn unused(mut self) -> Self {
+        let state = self.state.get_mut();
+        state.unwrap_or_else(|poison| poison.into_inner()).shrink();
+        self
+    }
+}
+
+#[cfg(feature = "forkable")]
+impl Remap {
+    /// As [`Still::before`], for the live view alone and the pages below `used`. Nothing is held
+    /// until the fork is over: that is the caller's, and that nothing is merged meanwhile.
+    pub fn before_fork(&self, used: usize) -> Result<()> {
+        let mut state = self.state();
+        self.make_private_below(&mut state, used)?;
+        self.inherit_live(&state, true)
+    }
+
+    pub fn in_parent_of_fork(&self) -> Result<()> {
+        self.inherit_live(&self.state(), false)
+    }
+
+    /// The child's memory is as any other from now on. Takes no lock: the thread that had it may
+    /// not be there.
+    pub fn in_child_of_fork(&self) {
+        self.forsaken.store(true, Ordering::Relaxed);
+    }
+
+    fn inherit_live(&self, state: &State, inherited: bool) -> Result<()> {
+        if state.end == 0 {
+            return Ok(());
+        }
+        let pages = PageRange::from(0..state.end);
+        let inherited = self.views.inherit_live(pages, inherited);
+        inherited.map_err(|source| Error::Protect {
+            pages: pages.count().get(),
+            source,
+        })
+    }
+
+    /// Gives the memory of these pages back, which are zeros then; `false` when some of them are
+    /// private, or the system refuses it.
+    pub fn give_back(&self, pages: PageRange) -> bool {
+        let state = self.state();
+        let private = state.shared..state.end;
+        let is_shared = pages.end() <= private.start || pages.start() >= private.end;
+        (private.is_empty() || is_shared) && self.views.give_back(pages).is_ok()
     }
 }
 

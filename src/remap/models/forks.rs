@@ -96,3 +96,34 @@ fn fork_and_release() {
         scene.assert_settled(&[1, 2]);
     });
 }
+
+/// Memory of which more comes into use between two forks, while what the first one left is partly
+/// merged: each child sees what was, of all that was in use, and the rest stays shared.
+#[test]
+fn fork_of_memory_that_grows() {
+    model(4, || {
+        let scene = Scene::unused(6);
+        scene.write(0, 1);
+        drop(scene.fork_below(4));
+        scene.child.store(false, Ordering::SeqCst);
+        scene.write(3, 2);
+        // Two pages of the four.
+        let merged = scene.merge_some();
+        assert_eq!(merged.expect("nothing is injected"), Merged::Some);
+        assert!(scene.views().is_shared(page(4)));
+        let writer = spawn(&scene, |scene| {
+            scene.write(0, 5);
+            scene.write(4, 6);
+            scene.write(5, 7);
+        });
+        let child = scene.fork_below(5);
+        let seen = bytes_of(&child, 5);
+        assert!(seen[3] == 2 && (seen[4] == 0 || seen[0] == 5), "{seen:?}");
+        scene.merge();
+        writer.join().unwrap();
+        assert_eq!(bytes_of(&child, 5), seen);
+        assert!(scene.views().is_shared(page(5)));
+        scene.child.store(false, Ordering::SeqCst);
+        scene.assert_settled(&[5, 0, 0, 2, 6, 7]);
+    });
+}

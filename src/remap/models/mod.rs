@@ -49,6 +49,14 @@ impl Scene {
         })
     }
 
+    /// Shared, and none of them in use yet.
+    fn unused(pages: usize) -> Arc<Self> {
+        let scene = Self::new(pages);
+        let mut scene = Arc::try_unwrap(scene).ok().expect("nobody else has it");
+        scene.remap = scene.remap.unused();
+        Arc::new(scene)
+    }
+
     /// Nobody looks at the file, and these pages were stored to since: each has its number and one.
     fn to_be_merged(pages: usize, stored: &[usize]) -> Arc<Self> {
         let scene = Self::new(pages);
@@ -140,6 +148,20 @@ impl Scene {
         let child = self.views().fork();
         still.in_parent();
         child
+    }
+
+    /// The same where only the first `used` pages are in use: the child gets no others.
+    fn fork_below(&self, used: usize) -> Branch {
+        self.child.store(true, Ordering::SeqCst);
+        let mut state = self.remap.state();
+        let frozen = self.remap.make_private_below(&mut state, used);
+        frozen.expect("nothing is injected");
+        drop(state);
+        for at in 0..used {
+            let shared = self.views().is_shared(page(at));
+            assert!(!shared, "page {at} is shared with the child");
+        }
+        self.views().fork()
     }
 
     /// What holds when nobody is at work: all can be merged, and nothing changes by it.

@@ -17,6 +17,8 @@
 
 #![allow(unsafe_code, reason = "mappings that the kernel is told to move")]
 
+mod inherit;
+
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -248,32 +250,6 @@ impl Views {
         );
         has_room(len)?;
         move_tables(from, to, len)
-    }
-
-    /// Whether children of a fork get the views, those from `branches` too.
-    pub fn inherit<'a>(&self, inherited: bool, branches: impl Iterator<Item = &'a Branch>) {
-        let advice = if inherited {
-            libc::MADV_DOFORK
-        } else {
-            libc::MADV_DONTFORK
-        };
-        let own = [self.live, self.frozen, self.spare].map(|view| (view, self.len));
-        let branches = branches.map(|branch| (branch.start, branch.len));
-        for (start, len) in own.into_iter().chain(branches) {
-            // What a child lacks it cannot use, and no byte of it is wrong. The view of the file
-            // is reserved memory at first, which may be advised too.
-            // SAFETY: whole views; the advice does not change contents.
-            unsafe { libc::madvise(start.cast(), len, advice) };
-        }
-    }
-
-    /// In a child that did not get the views: keeps others' mappings out of where they would be.
-    pub fn fence_off(&self) {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-        for view in [self.live, self.frozen, self.spare] {
-            // SAFETY: addresses of the reservation at which nothing is mapped.
-            unsafe { libc::mmap(view.cast(), self.len, libc::PROT_NONE, flags, -1, 0) };
-        }
     }
 
     /// A further private view of the file, which must not change for as long as it lives.

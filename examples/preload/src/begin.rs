@@ -1,0 +1,61 @@
+//! What happens when the library is loaded.
+
+use std::ffi::CStr;
+
+use crate::inside::Inside;
+use crate::log::log;
+use crate::{calls, fork, log, served};
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEGIN: extern "C" fn() = begin;
+
+const GIB: usize = 1 << 30;
+/// Address space costs nothing: as many times the machine's memory.
+const TIMES_MEMORY: usize = 2;
+
+/// The value of a variable of the environment.
+fn variable(name: &CStr) -> Option<&'static CStr> {
+    // SAFETY: before the program's own code runs nobody changes the environment.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    // SAFETY: a string that ends in zero, as above.
+    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) })
+}
+
+extern "C" fn begin() {
+    let _inside = Inside::enter();
+    if variable(c"PAGECOW_OFF").is_some_and(|value| value == c"1") {
+        return;
+    }
+    if let Some(path) = variable(c"PAGECOW_LOG") {
+        log::open(path);
+    }
+    let asked = variable(c"PAGECOW_GIB").and_then(|gib| gib.to_str().ok()?.parse::<usize>().ok());
+    let len = asked.map_or_else(usual_len, |gib| gib.saturating_mul(GIB));
+    if let Err(why) = calls::signals::begin() {
+        log!("not served: {why}");
+        return;
+    }
+    if !fork::install() {
+        log!("not served: no hooks around forks");
+        return;
+    }
+    match served::begin(len) {
+        Ok(()) => log!("serving from {} GiB of address space", len / GIB),
+        Err(why) => log!("not served: {why}"),
+    }
+}
+
+fn usual_len() -> usize {
+    // SAFETY: plain calls.
+    let (pages, size) = unsafe {
+        (
+            libc::sysconf(libc::_SC_PHYS_PAGES),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
+    let memory = (pages.max(0) as usize).saturating_mul(size.max(0) as usize);
+    (memory.saturating_mul(TIMES_MEMORY))
+        .next_multiple_of(GIB)
+        .max(16 * GIB)
+}

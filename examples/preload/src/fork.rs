@@ -1,0 +1,140 @@
+//! Around fork(2): what is shared is frozen before it, so that the child has a view of its own.
+//!
+//! The C library calls the hooks around each fork, also around those that it makes itself. Before a
+//! fork of the program's our `fork` has frozen everything already, so that it can say when that was
+//! refused.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use crate::log::log;
+use crate::real::next;
+use crate::{merge, real, served};
+
+thread_local! {
+    /// This thread has frozen everything for the fork that it is about to make.
+    static PREPARED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// One fork at a time: the thread that makes one, or 0.
+static FORKER: AtomicU32 = AtomicU32::new(0);
+
+pub fn install() -> bool {
+    // SAFETY: functions that live as long as the program.
+    unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) == 0 }
+}
+
+fn lock() {
+    while FORKER
+        .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed)
+        .is_err()
+    {
+        // A fork takes about a millisecond.
+        // SAFETY: a plain system call.
+        unsafe { libc::sched_yield() };
+    }
+}
+
+fn unlock() {
+    FORKER.store(0, Ordering::Release);
+}
+
+fn prepare() -> Result<(), c_int> {
+    let Some(served) = served::here().filter(|_| !PREPARED.get()) else {
+        return Ok(());
+    };
+    lock();
+    match served.before_fork() {
+        Ok(()) => {
+            PREPARED.set(true);
+            Ok(())
+        }
+        Err(number) => {
+            unlock();
+            Err(number)
+        }
+    }
+}
+
+extern "C" fn before() {
+    if prepare().is_err() {
+        real::die("pagecow-preload: the system refuses to freeze memory for a fork\n");
+    }
+}
+
+extern "C" fn in_parent() {
+    if PREPARED.replace(false) {
+        if let Some(served) = served::here() {
+            served.in_parent();
+        }
+        unlock();
+    }
+}
+
+extern "C" fn in_child() {
+    if PREPARED.replace(false) {
+        if let Some(served) = served::anywhere() {
+            served.in_child();
+        }
+        unlock();
+    }
+}
+
+/// fork(2).
+///
+/// # Safety
+///
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fork() -> libc::pid_t {
+    let next = next!(fork: unsafe extern "C" fn() -> libc::pid_t);
+    // SAFETY: the caller's.
+    forked(|| unsafe { next() })
+}
+
+/// fork(2) without hooks.
+///
+/// # Safety
+///
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _Fork() -> libc::pid_t {
+    let next = next!(_Fork: unsafe extern "C" fn() -> libc::pid_t);
+    forked(|| {
+        // SAFETY: the caller's.
+        let child = unsafe { next() };
+        if child == 0 {
+            in_child();
+        } else {
+            in_parent();
+        }
+        child
+    })
+}
+
+fn forked(call: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
+    let begin = Instant::now();
+    if let Err(number) = prepare() {
+        real::set_errno(number);
+        return -1;
+    }
+    let frozen = begin.elapsed();
+    let child = call();
+    let number = real::errno();
+    if child < 0 {
+        // The C library has called the hook already, or not.
+        in_parent();
+    }
+    if child != 0 && served::here().is_some() {
+        log!(
+            "fork: child {child}, {} us, of which freezing {} us",
+            begin.elapsed().as_micros(),
+            frozen.as_micros()
+        );
+        merge::wake();
+    }
+    real::set_errno(number);
+    child
+}
