@@ -2,9 +2,15 @@
 
 use std::ffi::{CStr, c_int};
 use std::fmt::{self, Write};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use crate::inside::Inside;
 
 static FILE: AtomicI32 = AtomicI32::new(-1);
+/// Device and inode: a program may close descriptors that it does not know, and the kernel gives
+/// their numbers out again.
+static DEVICE: AtomicU64 = AtomicU64::new(0);
+static INODE: AtomicU64 = AtomicU64::new(0);
 
 /// A line that is cut where it gets too long.
 struct Line {
@@ -27,12 +33,32 @@ pub fn open(path: &CStr) {
     let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC;
     // SAFETY: a string that ends in zero.
     let file: c_int = unsafe { libc::open(path.as_ptr(), flags, 0o644) };
-    FILE.store(file, Ordering::Relaxed);
+    if let Some((device, inode)) = identity(file) {
+        DEVICE.store(device, Ordering::Relaxed);
+        INODE.store(inode, Ordering::Relaxed);
+        FILE.store(file, Ordering::Relaxed);
+    }
+}
+
+fn identity(file: c_int) -> Option<(u64, u64)> {
+    let _inside = Inside::enter();
+    let mut found = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fills in the structure, or fails.
+    if unsafe { libc::fstat(file, found.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: filled in.
+    let found = unsafe { found.assume_init() };
+    Some((found.st_dev, found.st_ino))
 }
 
 pub fn line(text: fmt::Arguments<'_>) {
     let file = FILE.load(Ordering::Relaxed);
-    if file < 0 {
+    let known = (
+        DEVICE.load(Ordering::Relaxed),
+        INODE.load(Ordering::Relaxed),
+    );
+    if file < 0 || identity(file) != Some(known) {
         return;
     }
     let mut line = Line {

@@ -301,6 +301,32 @@ fn children_see_a_prefix_of_what_each_thread_stored() {
     });
 }
 
+/// A program may close what it does not know, and open a file of its own in its place.
+#[test]
+fn another_file_in_the_place_of_the_log_is_left_alone() {
+    let log = preloaded("another_file_in_the_place_of_the_log_is_left_alone", || {
+        use std::io::Read;
+        use std::os::fd::AsRawFd;
+        let mut file = tempfile::tempfile().unwrap();
+        let path = std::env::var("PAGECOW_LOG").unwrap();
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let found = links.filter(|link| {
+            std::fs::read_link(link.path()).is_ok_and(|to| to.to_str() == Some(&path))
+        });
+        let numbers: Vec<i32> = found
+            .map(|link| link.file_name().to_str().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(numbers.len(), 1);
+        // SAFETY: the log's descriptor is the file's from here on.
+        assert!(unsafe { libc::dup2(file.as_raw_fd(), numbers[0]) } >= 0);
+        expect_ended_well(fork(|| ()));
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), file.metadata().unwrap().len()), ("", 0));
+    });
+    assert!(in_program() || !log.contains("fork:"));
+}
+
 /// What is mapped while a fork is under way is the child's, too.
 #[test]
 fn children_have_what_was_mapped_just_before() {
