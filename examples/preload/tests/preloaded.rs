@@ -386,6 +386,7 @@ fn calls_that_write_into_memory_arrive_beside_merging() {
             }
             assert!(bytes(start, LEN).iter().all(|byte| *byte == 9));
         }
+        await_merged();
     });
     assert!(in_program() || log.contains("merged:"));
 }

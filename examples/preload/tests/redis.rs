@@ -197,6 +197,19 @@ fn change(port: u16, seed: u64, stop: &AtomicBool, made: &AtomicU64) {
     }
 }
 
+/// Acts while as many clients make changes, and is told how many were made so far.
+fn under_load(server: &Server, clients: u64, act: impl FnOnce(&AtomicU64)) {
+    let (stop, made) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        for seed in 1..=clients {
+            let (stop, made, port) = (&stop, &made, server.port);
+            scope.spawn(move || change(port, seed, stop, made));
+        }
+        act(&made);
+    });
+}
+
 /// The digest of what a plain server loads.
 fn digest_of(dir: &Path, options: &[&str]) -> String {
     let server = Server::start(dir, false, options);
@@ -219,13 +232,7 @@ fn save_rounds(test: &str, rounds: usize, options: &[&str]) {
     let server = Server::start(dir.path(), true, options);
     let mut client = server.client();
     client.ask(&["DEBUG", "POPULATE", "60000", "filler", "200"]);
-    let (stop, made) = (AtomicBool::new(false), AtomicU64::new(0));
-    thread::scope(|scope| {
-        let _stop = Stop(&stop);
-        for seed in 1..4 {
-            let (stop, made, port) = (&stop, &made, server.port);
-            scope.spawn(move || change(port, seed, stop, made));
-        }
+    under_load(&server, 3, |made| {
         for round in 0..rounds {
             let before = made.load(Relaxed);
             let commands: [&[&str]; 2] = [&["DEBUG", "DIGEST"], &["BGSAVE"]];
@@ -243,10 +250,14 @@ fn save_rounds(test: &str, rounds: usize, options: &[&str]) {
             assert!(made.load(Relaxed) > before);
         }
     });
+    let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
+    let begin = Instant::now();
+    while !log().contains("merged:") {
+        assert!(begin.elapsed() < PATIENCE, "not merged: {}", log());
+        thread::sleep(Duration::from_millis(20));
+    }
     server.end();
-    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
-    assert!(log.matches("fork: child").count() >= rounds, "{log}");
-    assert!(log.contains("merged:"), "{log}");
+    assert!(log().matches("fork: child").count() >= rounds, "{}", log());
 }
 
 #[test]
@@ -276,13 +287,7 @@ fn what_is_appended_is_what_is_held() {
         let options = ["--appendonly", "yes", "--aof-use-rdb-preamble", preamble];
         let server = Server::start(dir.path(), true, &options);
         let mut client = server.client();
-        let (stop, made) = (AtomicBool::new(false), AtomicU64::new(0));
-        thread::scope(|scope| {
-            let _stop = Stop(&stop);
-            for seed in 1..4 {
-                let (stop, made, port) = (&stop, &made, server.port);
-                scope.spawn(move || change(port, seed, stop, made));
-            }
+        under_load(&server, 3, |_| {
             for _ in 0..3 {
                 client.await_no("aof_rewrite_in_progress");
                 client.ask(&["BGREWRITEAOF"]);
@@ -306,11 +311,7 @@ fn a_save_during_a_merge_and_a_child_that_is_killed() {
     let server = Server::start(dir.path(), true, &[]);
     let mut client = server.client();
     client.ask(&["DEBUG", "POPULATE", "100000", "filler", "300"]);
-    let (stop, made) = (AtomicBool::new(false), AtomicU64::new(0));
-    thread::scope(|scope| {
-        let _stop = Stop(&stop);
-        let (stop, made, port) = (&stop, &made, server.port);
-        scope.spawn(move || change(port, 7, stop, made));
+    under_load(&server, 1, |_| {
         for round in 0..8 {
             client.ask(&["BGSAVE"]);
             if round % 2 == 0 {
