@@ -5,8 +5,7 @@
 //! refused.
 
 use std::cell::Cell;
-use std::ffi::c_int;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::log::log;
@@ -18,8 +17,8 @@ thread_local! {
     static PREPARED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// One fork at a time: the thread that makes one, or 0.
-static FORKER: AtomicU32 = AtomicU32::new(0);
+/// One fork at a time: a thread is making one.
+static FORKING: AtomicBool = AtomicBool::new(false);
 
 pub fn install() -> bool {
     // SAFETY: functions that live as long as the program.
@@ -27,10 +26,7 @@ pub fn install() -> bool {
 }
 
 fn lock() {
-    while FORKER
-        .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed)
-        .is_err()
-    {
+    while FORKING.swap(true, Ordering::Acquire) {
         // A fork takes about a millisecond.
         // SAFETY: a plain system call.
         unsafe { libc::sched_yield() };
@@ -38,28 +34,25 @@ fn lock() {
 }
 
 fn unlock() {
-    FORKER.store(0, Ordering::Release);
+    FORKING.store(false, Ordering::Release);
 }
 
-fn prepare() -> Result<(), c_int> {
+/// `false` when the system refuses to freeze memory.
+fn prepare() -> bool {
     let Some(served) = served::here().filter(|_| !PREPARED.get()) else {
-        return Ok(());
+        return true;
     };
     lock();
-    match served.before_fork() {
-        Ok(()) => {
-            PREPARED.set(true);
-            Ok(())
-        }
-        Err(number) => {
-            unlock();
-            Err(number)
-        }
+    let prepared = served.before_fork();
+    PREPARED.set(prepared);
+    if !prepared {
+        unlock();
     }
+    prepared
 }
 
 extern "C" fn before() {
-    if prepare().is_err() {
+    if !prepare() {
         real::die("pagecow-preload: the system refuses to freeze memory for a fork\n");
     }
 }
@@ -116,8 +109,8 @@ pub unsafe extern "C" fn _Fork() -> libc::pid_t {
 
 fn forked(call: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
     let begin = Instant::now();
-    if let Err(number) = prepare() {
-        real::set_errno(number);
+    if !prepare() {
+        real::set_errno(libc::ENOMEM);
         return -1;
     }
     let frozen = begin.elapsed();

@@ -56,59 +56,6 @@ pub fn die(why: &str) -> ! {
     }
 }
 
-/// # Safety
-///
-/// As mmap(2), and so on below.
-pub unsafe fn mmap(
-    address: *mut c_void,
-    len: usize,
-    prot: c_int,
-    flags: c_int,
-    fd: c_int,
-    offset: i64,
-) -> *mut c_void {
-    // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) as *mut c_void }
-}
-
-/// # Safety
-///
-/// As munmap(2).
-pub unsafe fn munmap(address: *mut c_void, len: usize) -> c_int {
-    // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_munmap, address, len) as c_int }
-}
-
-/// # Safety
-///
-/// As mremap(2).
-pub unsafe fn mremap(
-    old: *mut c_void,
-    old_len: usize,
-    new_len: usize,
-    flags: c_int,
-    new: *mut c_void,
-) -> *mut c_void {
-    // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_mremap, old, old_len, new_len, flags, new) as *mut c_void }
-}
-
-/// # Safety
-///
-/// As madvise(2).
-pub unsafe fn madvise(address: *mut c_void, len: usize, advice: c_int) -> c_int {
-    // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) as c_int }
-}
-
-/// # Safety
-///
-/// As mprotect(2).
-pub unsafe fn mprotect(address: *mut c_void, len: usize, prot: c_int) -> c_int {
-    // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_mprotect, address, len, prot) as c_int }
-}
-
 pub fn set_errno(number: c_int) {
     // SAFETY: the thread's own.
     unsafe { *libc::__errno_location() = number }

@@ -1,6 +1,6 @@
 //! The memory that the program's allocator is served from, and what it may do with it.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use pagecow::forkable::Forkable;
 
 use crate::inside::{Inside, is_inside};
-use crate::real;
+use crate::log::log;
 use crate::space::{Bits, Space};
 
 pub struct Served {
@@ -53,8 +53,8 @@ fn bits(pages: usize) -> Option<Bits> {
     let words = pages.div_ceil(64);
     let access = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a new mapping, wherever the kernel likes.
-    let mapped = unsafe { real::mmap(std::ptr::null_mut(), words * 8, access, flags, -1, 0) };
+    // SAFETY: a new mapping, wherever the kernel likes; the kernel's, since this thread is inside.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), words * 8, access, flags, -1, 0) };
     if mapped == libc::MAP_FAILED {
         return None;
     }
@@ -203,18 +203,17 @@ impl Served {
         len.next_multiple_of(self.page)
     }
 
-    /// Freezes all for a fork. Nothing is served until it is over.
-    pub fn before_fork(&self) -> Result<(), c_int> {
+    /// Freezes all for a fork, if the system grants it. Nothing is served until that is over.
+    pub fn before_fork(&self) -> bool {
         let _inside = Inside::enter();
         self.forking.store(true, Ordering::SeqCst);
         let border = self.space().border();
-        self.forkable
-            .before_fork(border * self.page)
-            .map_err(|error| {
-                crate::log::log!("fork refused: {error}");
-                self.forking.store(false, Ordering::SeqCst);
-                libc::ENOMEM
-            })
+        let frozen = self.forkable.before_fork(border * self.page);
+        if let Err(error) = &frozen {
+            log!("fork refused: {error}");
+            self.forking.store(false, Ordering::SeqCst);
+        }
+        frozen.is_ok()
     }
 
     pub fn in_parent(&self) {

@@ -43,7 +43,7 @@ pub unsafe extern "C" fn mmap(
         }
     }
     // SAFETY: the caller's.
-    unsafe { real::mmap(address, len, prot, flags, fd, offset) }
+    unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) as *mut c_void }
 }
 
 /// A mapping in the place of served memory.
@@ -109,16 +109,16 @@ pub unsafe extern "C" fn munmap(address: *mut c_void, len: usize) -> c_int {
         for other in [start..own.start, own.end..end] {
             if !other.is_empty() {
                 // SAFETY: the caller's, but for what is served.
-                let result = unsafe { real::munmap(other.start as *mut c_void, other.len()) };
+                let result = unsafe { libc::syscall(libc::SYS_munmap, other.start, other.len()) };
                 if result != 0 {
-                    return result;
+                    return result as c_int;
                 }
             }
         }
         return 0;
     }
     // SAFETY: the caller's.
-    unsafe { real::munmap(address, len) }
+    unsafe { libc::syscall(libc::SYS_munmap, address, len) as c_int }
 }
 
 /// mremap(2).
@@ -141,7 +141,7 @@ pub unsafe extern "C" fn mremap(
         return unsafe { resize(served, old, old_len, new_len, flags) };
     }
     // SAFETY: the caller's.
-    unsafe { real::mremap(old, old_len, new_len, flags, new) }
+    unsafe { libc::syscall(libc::SYS_mremap, old, old_len, new_len, flags, new) as *mut c_void }
 }
 
 /// # Safety
@@ -211,7 +211,7 @@ pub unsafe extern "C" fn madvise(address: *mut c_void, len: usize, advice: c_int
         };
     }
     // SAFETY: the caller's.
-    unsafe { real::madvise(address, len, advice) }
+    unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) as c_int }
 }
 
 /// `None`: the kernel may be told.
@@ -263,7 +263,7 @@ pub unsafe extern "C" fn mprotect(address: *mut c_void, len: usize, prot: c_int)
         return refuse("mprotect of served memory");
     }
     // SAFETY: the caller's.
-    unsafe { real::mprotect(address, len, prot) }
+    unsafe { libc::syscall(libc::SYS_mprotect, address, len, prot) as c_int }
 }
 
 /// mlock(2).

@@ -12,18 +12,13 @@ use crate::page::PageRange;
 impl Views {
     /// Whether children of a fork get the views, those from `branches` too.
     pub fn inherit<'a>(&self, inherited: bool, branches: impl Iterator<Item = &'a Branch>) {
-        let advice = if inherited {
-            libc::MADV_DOFORK
-        } else {
-            libc::MADV_DONTFORK
-        };
         let own = [self.live, self.frozen, self.spare].map(|view| (view, self.len));
         let branches = branches.map(|branch| (branch.start, branch.len));
         for (start, len) in own.into_iter().chain(branches) {
             // What a child lacks it cannot use, and no byte of it is wrong. The view of the file
             // is reserved memory at first, which may be advised too.
             // SAFETY: whole views; the advice does not change contents.
-            unsafe { libc::madvise(start.cast(), len, advice) };
+            unsafe { libc::madvise(start.cast(), len, advice(inherited)) };
         }
     }
 
@@ -31,14 +26,9 @@ impl Views {
     #[cfg(feature = "forkable")]
     pub fn inherit_live(&self, pages: PageRange, inherited: bool) -> io::Result<()> {
         let (offset, len) = self.bytes_of(pages);
-        let advice = if inherited {
-            libc::MADV_DOFORK
-        } else {
-            libc::MADV_DONTFORK
-        };
         let start = self.live.wrapping_add(offset);
         // SAFETY: inside the live view; the advice does not change contents.
-        check(unsafe { libc::madvise(start.cast(), len, advice) })
+        check(unsafe { libc::madvise(start.cast(), len, advice(inherited)) })
     }
 
     /// Gives the memory of shared pages back: they are zeros from then on.
@@ -57,5 +47,13 @@ impl Views {
             // SAFETY: addresses of the reservation at which nothing is mapped.
             unsafe { libc::mmap(view.cast(), self.len, libc::PROT_NONE, flags, -1, 0) };
         }
+    }
+}
+
+fn advice(inherited: bool) -> libc::c_int {
+    if inherited {
+        libc::MADV_DOFORK
+    } else {
+        libc::MADV_DONTFORK
     }
 }
