@@ -12,6 +12,7 @@
 //!
 //! Only for that: not covered by the promises that the crate makes about versions.
 
+use std::ffi::CStr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,7 +20,14 @@ use crate::error::{Error, Result};
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::remap::children::{self, Since};
 use crate::remap::{self, Remap};
-use crate::sys::Views;
+use crate::sys::{self, Views};
+
+/// Starts a thread of this name, at most 15 bytes, which gets no signals but faults, and runs when
+/// and where the process's first thread does. `false` when the system refuses it.
+pub fn start_thread(name: &'static CStr, run: fn() -> !) -> bool {
+    let _masked = sys::signal::Masked::all_but_faults();
+    sys::thread::start(name, run)
+}
 
 /// How a call to merge went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +39,9 @@ pub enum Merged {
     /// A child looks at what was frozen, or a fork is under way.
     LookedAt,
 }
+
+/// Bytes that are mapped ahead at one time: some ten microseconds.
+const PIECE: usize = 2 << 20;
 
 /// Memory that a fork freezes.
 pub struct Forkable {
@@ -93,6 +104,16 @@ impl Forkable {
         self.remap.in_child_of_fork();
     }
 
+    /// Maps the first pages from `from` on, in bytes, that are frozen and hold anything, 2 MiB at
+    /// most, so that they need not be mapped one by one as they are touched. Returns which; `None`
+    /// when there are no more, or the system does not do it.
+    pub fn populate_some(&self, from: usize) -> Option<Range<usize>> {
+        let page = self.page_size.bytes();
+        let most = (PIECE / page).max(1);
+        let mapped = self.remap.populate_some(from / page, most)?;
+        Some(mapped.start() * page..mapped.end() * page)
+    }
+
     /// Merges a slice of what was frozen, once no child looks at it.
     ///
     /// # Errors
@@ -105,6 +126,11 @@ impl Forkable {
             remap::Merged::Some => Merged::Some,
             remap::Merged::Held | remap::Merged::ByChild => Merged::LookedAt,
         })
+    }
+
+    /// Whether nothing is left to merge.
+    pub fn is_merged(&self) -> bool {
+        self.remap.left() == 0
     }
 
     /// After a store to this address, which is one of its own, was refused: waits while the page is
@@ -130,11 +156,35 @@ impl Forkable {
     }
 
     /// Makes these bytes, whole pages by their distance from the start, zeros, and gives their
-    /// memory back. `false`, and nothing is done, when they are frozen and not merged yet.
+    /// memory back; those that [left](Self::leave) are of this memory again. `false` when they are
+    /// frozen and not merged yet, or the system refuses it: then nothing is done, but those that
+    /// left may not be touched any more.
     pub fn give_back(&self, bytes: Range<usize>) -> bool {
+        self.remap.give_back(self.pages_of(&bytes))
+    }
+
+    /// Puts ordinary memory of the process in the place of these bytes, whole pages by their
+    /// distance from the start, with what they hold. They are neither frozen nor merged from then
+    /// on, and the caller may map there what he likes.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses it, or more than 256 pieces have left. Those that have not left are
+    /// as they were.
+    pub fn leave(&self, bytes: Range<usize>) -> Result<()> {
+        self.remap.leave(self.pages_of(&bytes))
+    }
+
+    /// The first piece that has [left](Self::leave) and ends after `from`, in bytes.
+    pub fn next_that_left(&self, from: usize) -> Option<Range<usize>> {
         let page = self.page_size.bytes();
-        self.remap
-            .give_back(PageRange::from(bytes.start / page..bytes.end / page))
+        let run = self.remap.next_that_left(from / page)?;
+        Some(run.start * page..run.end * page)
+    }
+
+    fn pages_of(&self, bytes: &Range<usize>) -> PageRange {
+        let page = self.page_size.bytes();
+        PageRange::from(bytes.start / page..bytes.end / page)
     }
 
     /// Pages that were copied for children so far, as far as they were merged.

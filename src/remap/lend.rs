@@ -48,16 +48,19 @@ impl Remap {
             state.shared = end;
             state.end = end;
         }
-        // Above first: when the other is refused what is private is still in one piece.
-        if state.end < end {
-            self.make_pages_private(state.end..end)?;
-            state.end = end;
+        // Away from what is private already, so that this is in one piece also when the system
+        // refuses one of the parts.
+        while let Some(part) = state.foreign.next_part(state.end..end) {
+            self.make_pages_private(part.clone())?;
+            state.end = part.end;
         }
-        if state.shared > 0 {
-            self.make_pages_private(0..state.shared)?;
-            state.shared = 0;
-            state.step = 0;
+        state.end = end;
+        while let Some(part) = state.foreign.last_part(state.shared) {
+            self.make_pages_private(part.clone())?;
+            state.shared = part.start;
         }
+        state.shared = 0;
+        state.step = 0;
         Ok(())
     }
 

@@ -55,19 +55,12 @@ impl Remap {
 
     /// Merges the next slice. Nobody looks at the file, and there is something to merge.
     pub(super) fn merge_slice(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
+        self.pass_foreign(state);
+        if state.is_shared() {
+            return Ok(());
+        }
         let slice = self.next_slice(state);
-        // A signal handler that stores to the slice would wait for the thread that it interrupts.
-        let masked = sys::signal::Masked::new();
-        // Nothing is allocated until the slice is shared: a thread that waits may hold any lock.
-        let number = self.slices.fetch_add(1, Ordering::Relaxed) as u32;
-        let pages = (slice.start() as u64) << 32 | slice.end() as u64;
-        self.merging_pages.store(pages, Ordering::SeqCst);
-        // Odd, so that it is not 0.
-        self.merging.store(number << 1 | 1, Ordering::SeqCst);
-        let shared = self.share_slice(slice);
-        self.merging.store(0, Ordering::SeqCst);
-        wake_u32(&self.merging);
-        drop(masked);
+        let shared = self.refuse_while(slice, || self.share_slice(slice));
         let copies = shared.map_err(|error| refused(slice, error))?;
         self.copies.fetch_add(copies, Ordering::Relaxed);
         state.merged += copies;
@@ -83,10 +76,43 @@ impl Remap {
         Ok(())
     }
 
+    /// Does something with pages, stores to which are refused meanwhile, and wait.
+    pub(super) fn refuse_while<R>(&self, pages: PageRange, act: impl FnOnce() -> R) -> R {
+        // A signal handler that stores to them would wait for the thread that it interrupts.
+        let masked = sys::signal::Masked::new();
+        // Nothing is allocated until it is done: a thread that waits may hold any lock.
+        let number = self.slices.fetch_add(1, Ordering::Relaxed) as u32;
+        let packed = (pages.start() as u64) << 32 | pages.end() as u64;
+        self.merging_pages.store(packed, Ordering::SeqCst);
+        // Odd, so that it is not 0.
+        self.merging.store(number << 1 | 1, Ordering::SeqCst);
+        let result = act();
+        self.merging.store(0, Ordering::SeqCst);
+        wake_u32(&self.merging);
+        drop(masked);
+        result
+    }
+
+    /// Passes pages that have left and are the next to be merged.
+    fn pass_foreign(&self, state: &mut State) {
+        while let Some(run) = state.foreign.next(state.shared)
+            && run.start <= state.shared
+            && !state.is_shared()
+        {
+            let end = run.end.min(state.end);
+            // What the file holds of them nobody needs any more.
+            #[cfg(feature = "forkable")]
+            self.views.give_up(PageRange::from(state.shared..end));
+            state.shared = end;
+        }
+    }
+
     /// The pages that are to be merged next. More than those of one slice only where there are no
     /// more copies than it may have, so that no store waits for long.
     fn next_slice(&self, state: &mut State) -> PageRange {
-        let (start, state_end) = (state.shared, state.end);
+        let start = state.shared;
+        let foreign = state.foreign.next(start);
+        let state_end = foreign.map_or(state.end, |run| run.start.min(state.end));
         let pages = |step: usize| {
             let end = (start + step) / step * step;
             PageRange::from(start..end.min(state_end))

@@ -32,6 +32,7 @@
 //! Nothing here allocates but the list of branches. Each operation takes the state's lock for
 //! itself; a fork keeps it.
 
+mod foreign;
 mod freeze;
 mod lend;
 mod merge;
@@ -39,6 +40,8 @@ mod still;
 
 #[cfg(not(loom))]
 pub(crate) mod children;
+#[cfg(any(feature = "forkable", loom))]
+mod leave;
 #[cfg(all(test, loom))]
 mod models;
 
@@ -46,6 +49,7 @@ mod models;
 use std::sync::atomic::AtomicBool as PlainBool;
 use std::sync::atomic::AtomicU64 as Plain64;
 
+use self::foreign::Foreign;
 #[cfg(not(loom))]
 pub(crate) use self::merge::Merged;
 #[cfg(not(loom))]
@@ -93,6 +97,8 @@ pub(crate) struct State {
     merged: u64,
     /// Private views besides the live one.
     branches: Vec<Arc<Branch>>,
+    /// Pages at whose addresses something else is.
+    foreign: Foreign,
 }
 
 impl Remap {
@@ -110,6 +116,7 @@ impl Remap {
                 step: 0,
                 merged: 0,
                 branches: Vec::new(),
+                foreign: Foreign::none(),
             }),
             merging: AtomicU32::new(0),
             merging_pages: AtomicU64::new(0),

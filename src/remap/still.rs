@@ -99,25 +99,37 @@ impl Remap {
         self.forsaken.store(true, Ordering::Relaxed);
     }
 
-    fn inherit_live(&self, state: &State, inherited: bool) -> Result<()> {
-        if state.end == 0 {
-            return Ok(());
+    /// Maps the first private pages from `from` on of which the file holds anything, `most` at
+    /// most. Returns which.
+    pub fn populate_some(&self, from: usize, most: usize) -> Option<PageRange> {
+        let state = self.state();
+        let mut from = from.max(state.shared);
+        loop {
+            let part = state.foreign.next_part(from..state.end)?;
+            let held = self.views.next_held(part.start)?;
+            let start = held.start.max(part.start);
+            if start >= part.end {
+                from = part.end;
+                continue;
+            }
+            let end = held.end.min(part.end).min(start + most);
+            let pages = PageRange::from(start..end);
+            return self.views.populate(pages).ok().map(|()| pages);
         }
-        let pages = PageRange::from(0..state.end);
-        let inherited = self.views.inherit_live(pages, inherited);
-        inherited.map_err(|source| Error::Protect {
-            pages: pages.count().get(),
-            source,
-        })
     }
 
-    /// Gives the memory of these pages back, which are zeros then; `false` when some of them are
-    /// private, or the system refuses it.
-    pub fn give_back(&self, pages: PageRange) -> bool {
-        let state = self.state();
-        let private = state.shared..state.end;
-        let is_shared = pages.end() <= private.start || pages.start() >= private.end;
-        (private.is_empty() || is_shared) && self.views.give_back(pages).is_ok()
+    fn inherit_live(&self, state: &State, inherited: bool) -> Result<()> {
+        let mut rest = 0..state.end;
+        while let Some(part) = state.foreign.next_part(rest.clone()) {
+            rest.start = part.end;
+            let pages = PageRange::from(part);
+            let inherited = self.views.inherit_live(pages, inherited);
+            inherited.map_err(|source| Error::Protect {
+                pages: pages.count().get(),
+                source,
+            })?;
+        }
+        Ok(())
     }
 }
 

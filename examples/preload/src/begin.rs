@@ -32,6 +32,7 @@ extern "C" fn begin() {
     }
     let asked = variable(c"PAGECOW_GIB").and_then(|gib| gib.to_str().ok()?.parse::<usize>().ok());
     let len = asked.map_or_else(usual_len, |gib| gib.saturating_mul(GIB));
+    let populates = variable(c"PAGECOW_POPULATE").is_none_or(|value| value != c"0");
     if let Err(why) = calls::signals::begin() {
         log!("not served: {why}");
         return;
@@ -40,7 +41,7 @@ extern "C" fn begin() {
         log!("not served: no hooks around forks");
         return;
     }
-    match served::begin(len) {
+    match served::begin(len, populates) {
         Ok(()) => log!("serving from {} GiB of address space", len / GIB),
         Err(why) => log!("not served: {why}"),
     }

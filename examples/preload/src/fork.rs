@@ -37,6 +37,17 @@ fn unlock() {
     FORKING.store(false, Ordering::Release);
 }
 
+/// Does something while no fork is under way; `None` when this thread is making one.
+pub fn while_none<R>(act: impl FnOnce() -> R) -> Option<R> {
+    if PREPARED.get() {
+        return None;
+    }
+    lock();
+    let result = act();
+    unlock();
+    Some(result)
+}
+
 /// `false` when the system refuses to freeze memory.
 fn prepare() -> bool {
     let Some(served) = served::here().filter(|_| !PREPARED.get()) else {

@@ -1,6 +1,6 @@
 //! The memory that the program's allocator is served from, and what it may do with it.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -10,13 +10,16 @@ use pagecow::forkable::Forkable;
 use crate::inside::{Inside, is_inside};
 use crate::log::log;
 use crate::space::{Bits, Space};
+use crate::{fork, real};
 
 pub struct Served {
     pub forkable: Forkable,
     start: usize,
     len: usize,
-    page: usize,
+    pub page: usize,
     space: Mutex<Space>,
+    /// Whether pages are mapped again after a fork, before they are touched.
+    pub populates: bool,
     /// A fork is under way: what is mapped now is the kernel's, so that the child gets it.
     forking: AtomicBool,
 }
@@ -26,7 +29,7 @@ static SERVED: OnceLock<Served> = OnceLock::new();
 static IS_CHILD: AtomicBool = AtomicBool::new(false);
 
 /// Begins to serve from `len` bytes of address space.
-pub fn begin(len: usize) -> Result<(), String> {
+pub fn begin(len: usize, populates: bool) -> Result<(), String> {
     let _inside = Inside::enter();
     let page = page_size();
     let len = len / page * page;
@@ -42,6 +45,7 @@ pub fn begin(len: usize) -> Result<(), String> {
         len,
         page,
         space: Mutex::new(Space::new(pages, used, unclean)),
+        populates,
         forking: AtomicBool::new(false),
     };
     let _ = SERVED.set(served);
@@ -145,7 +149,7 @@ impl Served {
         loop {
             // Until they are zeros nobody else takes them.
             let Some(run) = self.space().next_taken(rest.clone()) else {
-                return;
+                break;
             };
             let is_clean = self.forkable.give_back(self.bytes_of(&run));
             let mut space = self.space();
@@ -156,17 +160,118 @@ impl Served {
             }
             rest.start = run.end;
         }
+        // The last merge may just have ended.
+        if self.forkable.is_merged() {
+            self.clean_up();
+        }
+    }
+
+    /// The program has emptied these addresses, of pages that had left, by moving what was there.
+    pub fn emptied(&self, addresses: Range<usize>) {
+        let (start, len) = (addresses.start as *mut c_void, addresses.len());
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        // SAFETY: a new mapping where nothing is.
+        let fence = unsafe {
+            let _inside = Inside::enter();
+            libc::mmap(start, len, libc::PROT_NONE, flags, -1, 0)
+        };
+        // If something else is there already these addresses are never used again.
+        if fence != libc::MAP_FAILED {
+            self.unmap(addresses);
+        }
     }
 
     /// Zeros in place of what is there.
     pub fn clear(&self, addresses: Range<usize>) {
-        let _inside = Inside::enter();
-        let pages = self.pages_of(&addresses);
-        if !self.forkable.give_back(self.bytes_of(&pages)) {
-            let (start, len) = (addresses.start as *mut u8, addresses.len());
-            // SAFETY: served memory that the program asked to be zeros.
-            unsafe { start.write_bytes(0, len) };
+        let is_clear = {
+            let _inside = Inside::enter();
+            let pages = self.pages_of(&addresses);
+            self.forkable.give_back(self.bytes_of(&pages))
+        };
+        if is_clear {
+            return;
         }
+        self.pieces(addresses, |piece, is_served| {
+            let (start, len) = (piece.start as *mut u8, piece.len());
+            let _inside = Inside::enter();
+            if is_served {
+                // SAFETY: served memory that the program asked to be zeros.
+                unsafe { start.write_bytes(0, len) };
+                return 0;
+            }
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            // SAFETY: in the place of what had left, and is not needed any more.
+            unsafe { libc::mmap(start.cast(), len, access, flags, -1, 0) };
+            0
+        });
+    }
+
+    /// Calls `act` with each piece of some addresses and with whether it is served, until one
+    /// returns something else than 0.
+    pub fn pieces(
+        &self,
+        addresses: Range<usize>,
+        mut act: impl FnMut(Range<usize>, bool) -> c_int,
+    ) -> c_int {
+        let Some(own) = self.part_of(addresses.clone()) else {
+            return act(addresses, false);
+        };
+        let mut start = addresses.start;
+        while start < addresses.end {
+            let (end, is_served) = if start < own.start {
+                (own.start, false)
+            } else if start >= own.end {
+                (addresses.end, false)
+            } else {
+                match self.next_that_left(start) {
+                    Some(left) if left.start <= start => (left.end.min(own.end), false),
+                    Some(left) => (left.start.min(own.end), true),
+                    None => (own.end, true),
+                }
+            };
+            let result = act(start..end, is_served);
+            if result != 0 {
+                return result;
+            }
+            start = end;
+        }
+        0
+    }
+
+    fn next_that_left(&self, from: usize) -> Option<Range<usize>> {
+        if is_child() {
+            // Another thread of the parent's may have had the lock.
+            return None;
+        }
+        let _inside = Inside::enter();
+        let left = self.forkable.next_that_left(from - self.start)?;
+        Some(self.start + left.start..self.start + left.end)
+    }
+
+    pub fn is_all_served(&self, addresses: Range<usize>) -> bool {
+        let is_served = |_: Range<usize>, is_served: bool| c_int::from(!is_served);
+        self.pieces(addresses, is_served) == 0
+    }
+
+    /// Has what is served of some addresses become ordinary memory, which the kernel may be asked
+    /// about; `false`, with the reason in `errno`, when that is refused.
+    pub fn leave(&self, addresses: Range<usize>) -> bool {
+        let Some(part) = self.part_of(addresses) else {
+            return true;
+        };
+        let _inside = Inside::enter();
+        // A child that is forked meanwhile might see half of it.
+        let left = fork::while_none(|| {
+            let pages = self.pages_of(&part);
+            self.forkable.leave(self.bytes_of(&pages))
+        });
+        if let Some(Ok(())) = left {
+            return true;
+        }
+        log!("refused: memory cannot be taken out of what is served");
+        real::set_errno(libc::ENOMEM);
+        false
     }
 
     /// Gives memory back that is to be zeros then; `false` when that cannot be now.
@@ -189,12 +294,17 @@ impl Served {
     pub fn clean_up(&self) {
         let mut from = 0;
         loop {
-            let Some(run) = self.space().next_unclean(from) else {
+            // Taken, by this thread, until it is known what becomes of it.
+            let Some(run) = self.space().take_unclean(from) else {
                 return;
             };
             from = run.end;
-            if self.forkable.give_back(self.bytes_of(&run)) {
-                self.space().cleaned(run);
+            let is_clean = self.forkable.give_back(self.bytes_of(&run));
+            let mut space = self.space();
+            if is_clean {
+                space.free(run);
+            } else {
+                space.free_unclean(run);
             }
         }
     }

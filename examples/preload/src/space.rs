@@ -149,20 +149,16 @@ impl Space {
         self.unclean.set(pages, true);
     }
 
-    /// The first run of unclean pages from `from` on.
-    pub fn next_unclean(&self, from: usize) -> Option<Range<usize>> {
+    /// Takes the first run of unclean pages from `from` on.
+    pub fn take_unclean(&mut self, from: usize) -> Option<Range<usize>> {
         if self.unclean_pages == 0 {
             return None;
         }
         let start = self.unclean.next(from, self.border, true);
-        (start < self.border).then(|| start..self.unclean.next(start, self.border, false))
-    }
-
-    /// Unclean pages are zeros by now.
-    pub fn cleaned(&mut self, pages: Range<usize>) {
-        self.unclean_pages -= pages.len();
-        self.unclean.set(pages.clone(), false);
-        self.free(pages);
+        let run = start..self.unclean.next(start, self.border, false);
+        self.unclean_pages -= run.len();
+        self.unclean.set(run.clone(), false);
+        (!run.is_empty()).then_some(run)
     }
 }
 
@@ -203,10 +199,10 @@ mod tests {
         assert_eq!(space.next_taken(50..200), Some(130..200));
         assert_eq!(space.next_taken(60..100), None);
         assert_eq!(space.take(1), Some(200));
-        assert_eq!(space.next_unclean(0), Some(50..130));
-        assert_eq!(space.next_unclean(130), None);
-        space.cleaned(50..130);
-        assert_eq!(space.next_unclean(0), None);
+        assert_eq!(space.take_unclean(130), None);
+        assert_eq!(space.take_unclean(0), Some(50..130));
+        assert_eq!(space.take_unclean(0), None);
+        space.free(50..130);
         assert_eq!(space.take(80), Some(50));
     }
 
@@ -250,10 +246,10 @@ mod tests {
                     assert!(!model[rest].contains(&1));
                 }
                 _ => {
-                    if let Some(run) = space.next_unclean(start) {
+                    if let Some(run) = space.take_unclean(start) {
                         assert!(model[run.clone()].iter().all(|kind| *kind == 2));
                         model[run.clone()].fill(0);
-                        space.cleaned(run);
+                        space.free(run);
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 mod forks;
 mod freezes;
+mod leaves;
 mod loans;
 mod merges;
 
@@ -148,6 +149,11 @@ impl Scene {
         let child = self.views().fork();
         still.in_parent();
         child
+    }
+
+    fn leave(&self, start: usize, end: usize) {
+        let left = self.remap.leave((start..end).into());
+        left.expect("nothing is injected");
     }
 
     /// The same where only the first `used` pages are in use: the child gets no others.

@@ -45,6 +45,8 @@ enum Maps {
     /// Private; the file's page until it is stored to.
     Private,
     Copy,
+    /// Something else, which is in `copy`.
+    Foreign,
 }
 
 struct File(Vec<AtomicU8>);
@@ -111,7 +113,10 @@ impl Views {
     /// Moves page tables to the live view: what it maps is taken away first.
     fn replace(&self, pages: PageRange, maps: Maps) {
         let permission = Permission::Writable;
-        self.change(pages, |entry| entry.maps = Maps::Nothing);
+        self.change(pages, |entry| {
+            assert!(entry.maps != Maps::Foreign, "of another's");
+            entry.maps = Maps::Nothing;
+        });
         self.change(pages, |entry| *entry = Entry { maps, permission });
     }
 
@@ -135,7 +140,10 @@ impl Views {
     pub fn protect(&self, pages: PageRange, permission: Permission) -> Result<(), ProtectError> {
         let _call = self.call();
         self.change(pages, |entry| {
-            assert!(entry.maps != Maps::Shared, "only private pages are armed");
+            assert!(
+                !matches!(entry.maps, Maps::Shared | Maps::Foreign),
+                "only private pages are armed"
+            );
             entry.permission = permission;
         });
         Ok(())
@@ -165,6 +173,19 @@ impl Views {
         Ok(())
     }
 
+    pub fn move_out(&self, pages: PageRange) -> Result<(), ProtectError> {
+        let first = self.call();
+        self.change(pages, |entry| entry.permission = Permission::ReadOnly);
+        drop(first);
+        let held: Vec<u8> = pages.iter().map(|page| self.load(page)).collect();
+        let _second = self.call();
+        for (page, held) in pages.iter().zip(held) {
+            self.live[page.get()].copy.store(held, Ordering::Relaxed);
+        }
+        self.replace(pages, Maps::Foreign);
+        Ok(())
+    }
+
     pub fn branch(&self) -> io::Result<Branch> {
         Ok(Branch {
             copies: vec![None; self.live.len()],
@@ -184,8 +205,8 @@ impl Views {
             .map(|(page, _)| self.entry(PageIndex::new(page)))
             .collect();
         let copies = entries.iter().zip(&self.live).map(|(entry, page)| {
-            let is_copy = entry.maps == Maps::Copy;
-            is_copy.then(|| page.copy.load(Ordering::Relaxed))
+            let is_own = matches!(entry.maps, Maps::Copy | Maps::Foreign);
+            is_own.then(|| page.copy.load(Ordering::Relaxed))
         });
         Branch {
             copies: copies.collect(),
@@ -213,7 +234,9 @@ impl Views {
             Maps::Shared => self
                 .file
                 .store(page.get(), change(self.file.load(page.get()))),
-            Maps::Copy => copy.store(change(copy.load(Ordering::Relaxed)), Ordering::Relaxed),
+            Maps::Copy | Maps::Foreign => {
+                copy.store(change(copy.load(Ordering::Relaxed)), Ordering::Relaxed)
+            }
             Maps::Private | Maps::Nothing => {
                 copy.store(change(self.file.load(page.get())), Ordering::Relaxed);
                 entry.maps = Maps::Copy;
@@ -226,7 +249,7 @@ impl Views {
     pub fn load(&self, page: PageIndex) -> u8 {
         let entry = self.entry(page);
         match entry.maps {
-            Maps::Copy => self.live[page.get()].copy.load(Ordering::Relaxed),
+            Maps::Copy | Maps::Foreign => self.live[page.get()].copy.load(Ordering::Relaxed),
             _ => self.file.load(page.get()),
         }
     }

@@ -10,6 +10,9 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::MetadataExt;
 
+#[cfg(feature = "forkable")]
+use super::views::{check, mapped_at};
+
 pub(super) struct Descriptor {
     file: ManuallyDrop<File>,
     /// Device and inode.
@@ -47,6 +50,37 @@ impl Descriptor {
         let end = self.seek(start, libc::SEEK_HOLE)?.unwrap_or(start);
         // It was the file that was asked.
         self.is_open().then_some(start..end)
+    }
+
+    /// A shared mapping of a part of the file, wherever the kernel likes.
+    #[cfg(feature = "forkable")]
+    pub fn map(&self, offset: usize, len: usize) -> io::Result<*mut libc::c_void> {
+        let place = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        let file = self.file.as_raw_fd();
+        // SAFETY: a new mapping.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), len, access, flags, file, place) };
+        mapped_at(mapped)?;
+        if self.is_open() {
+            return Ok(mapped);
+        }
+        // SAFETY: the mapping that was just made.
+        unsafe { libc::munmap(mapped, len) };
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    /// Makes a hole of a part of the file, whose memory is given back.
+    #[cfg(feature = "forkable")]
+    pub fn punch(&self, bytes: Range<usize>) -> io::Result<()> {
+        self.is_open()
+            .then_some(())
+            .ok_or(io::ErrorKind::NotFound)?;
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let number = |bytes: usize| libc::off_t::try_from(bytes).unwrap_or(libc::off_t::MAX);
+        let (start, len) = (number(bytes.start), number(bytes.len()));
+        // SAFETY: a plain system call.
+        check(unsafe { libc::fallocate(self.file.as_raw_fd(), mode, start, len) })
     }
 
     /// `Some(None)` when there is no such place.

@@ -17,7 +17,11 @@
 
 #![allow(unsafe_code, reason = "mappings that the kernel is told to move")]
 
+#[cfg(feature = "forkable")]
+mod ahead;
 mod inherit;
+#[cfg(feature = "forkable")]
+mod leave;
 
 use std::fs::File;
 use std::io;

@@ -1,10 +1,13 @@
 //! Mapping memory. What an allocator maps is served; all else is the kernel's.
 //!
 //! Served memory is one mapping, which a call must not split: what would is done in another way, or
-//! refused.
+//! the pages *leave* first. They are ordinary memory from then on, and the kernel's fork copies
+//! them.
 
 use std::ffi::{c_int, c_void};
+use std::ops::Range;
 
+use crate::inside::is_inside;
 use crate::log::log;
 use crate::real;
 use crate::served::{self, Served};
@@ -29,9 +32,13 @@ pub unsafe extern "C" fn mmap(
     if let Some(served) = served::here() {
         let is_fixed = flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
         let is_plain = prot == ACCESS && flags & !libc::MAP_NORESERVE & !libc::MAP_FIXED == KIND;
-        let end = (address as usize).saturating_add(len);
-        if is_fixed && served.part_of(address as usize..end).is_some() {
-            return over_served(served, address, len, flags, is_plain);
+        if is_fixed && let Some(addresses) = touched(served, address, len) {
+            let call = || {
+                // SAFETY: the caller's.
+                unsafe { kernel_mmap(address, len, prot, flags, fd, offset) }
+            };
+            // SAFETY: the caller's.
+            return unsafe { over_served(served, addresses, flags, is_plain, call) };
         }
         let fits = len > 0 && len <= isize::MAX as usize;
         if is_plain
@@ -43,30 +50,58 @@ pub unsafe extern "C" fn mmap(
         }
     }
     // SAFETY: the caller's.
+    unsafe { kernel_mmap(address, len, prot, flags, fd, offset) }
+}
+
+/// # Safety
+///
+/// As mmap(2).
+unsafe fn kernel_mmap(
+    address: *mut c_void,
+    len: usize,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: i64,
+) -> *mut c_void {
+    // SAFETY: the caller's.
     unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) as *mut c_void }
 }
 
+/// Whole pages from an address on, if some of them are of the served address space.
+fn touched(served: &Served, address: *const c_void, len: usize) -> Option<Range<usize>> {
+    let start = address as usize;
+    let end = start
+        .checked_add(len)?
+        .checked_next_multiple_of(served.page)?;
+    let is_whole = start.is_multiple_of(served.page);
+    (is_whole && served.part_of(start..end).is_some()).then_some(start..end)
+}
+
 /// A mapping in the place of served memory.
-fn over_served(
+///
+/// # Safety
+///
+/// As mmap(2), of which `call` is one, at `address`.
+unsafe fn over_served(
     served: &Served,
-    address: *mut c_void,
-    len: usize,
+    addresses: Range<usize>,
     flags: c_int,
     is_plain: bool,
+    call: impl FnOnce() -> *mut c_void,
 ) -> *mut c_void {
-    let start = address as usize;
-    let end = start.saturating_add(served.round_up(len));
-    let is_inside = served.part_of(start..end) == Some(start..end);
     if flags & libc::MAP_FIXED_NOREPLACE == libc::MAP_FIXED_NOREPLACE {
         real::set_errno(libc::EEXIST);
-    } else if is_plain && is_inside {
-        served.clear(start..end);
-        return address;
-    } else {
-        log!("mmap over served memory refused");
-        real::set_errno(libc::ENOMEM);
+        return libc::MAP_FAILED;
     }
-    libc::MAP_FAILED
+    if is_plain && served.part_of(addresses.clone()) == Some(addresses.clone()) {
+        served.clear(addresses.clone());
+        return addresses.start as *mut c_void;
+    }
+    if !served.leave(addresses) {
+        return libc::MAP_FAILED;
+    }
+    call()
 }
 
 /// mmap(2).
@@ -94,19 +129,17 @@ pub unsafe extern "C" fn mmap64(
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn munmap(address: *mut c_void, len: usize) -> c_int {
-    let start = address as usize;
     if let Some(served) = served::anywhere().filter(|_| !served::is_child())
-        && let Some(end) = start.checked_add(len)
-        && let Some(part) = served.part_of(start..end)
+        && let Some(addresses) = touched(served, address, len)
     {
-        if crate::inside::is_inside() {
+        if is_inside() {
             // By a signal handler that interrupted this library: the memory is lost.
             return 0;
         }
-        let end = start + served.round_up(len);
-        let own = part.start..served.part_of(start..end).map_or(part.end, |part| part.end);
-        served.unmap(own.clone());
-        for other in [start..own.start, own.end..end] {
+        let Some(own) = served.part_of(addresses.clone()) else {
+            return 0;
+        };
+        for other in [addresses.start..own.start, own.end..addresses.end] {
             if !other.is_empty() {
                 // SAFETY: the caller's, but for what is served.
                 let result = unsafe { libc::syscall(libc::SYS_munmap, other.start, other.len()) };
@@ -115,6 +148,7 @@ pub unsafe extern "C" fn munmap(address: *mut c_void, len: usize) -> c_int {
                 }
             }
         }
+        served.unmap(own);
         return 0;
     }
     // SAFETY: the caller's.
@@ -134,11 +168,12 @@ pub unsafe extern "C" fn mremap(
     flags: c_int,
     new: *mut c_void,
 ) -> *mut c_void {
-    if let Some(served) =
-        served::anywhere().filter(|served| served.has(old as usize) && !crate::inside::is_inside())
+    if let Some(served) = served::anywhere().filter(|_| !is_inside())
+        && (served.has(old as usize)
+            || (flags & libc::MREMAP_FIXED != 0 && served.has(new as usize)))
     {
         // SAFETY: the caller's.
-        return unsafe { resize(served, old, old_len, new_len, flags) };
+        return unsafe { resize(served, old, old_len, new_len, flags, new) };
     }
     // SAFETY: the caller's.
     unsafe { libc::syscall(libc::SYS_mremap, old, old_len, new_len, flags, new) as *mut c_void }
@@ -146,22 +181,28 @@ pub unsafe extern "C" fn mremap(
 
 /// # Safety
 ///
-/// As mremap(2), of served memory.
+/// As mremap(2), of served memory, or to where that is.
 unsafe fn resize(
     served: &Served,
     old: *mut c_void,
     old_len: usize,
     new_len: usize,
     flags: c_int,
+    new: *mut c_void,
 ) -> *mut c_void {
-    let (start, old_len) = (old as usize, served.round_up(old_len));
-    let fitting = new_len > 0 && old_len > 0 && new_len <= isize::MAX as usize;
-    if flags & !libc::MREMAP_MAYMOVE != 0 || !fitting {
+    let start = old as usize;
+    let fits = |len: usize| len > 0 && len <= isize::MAX as usize;
+    if !fits(old_len) || !fits(new_len) || !start.is_multiple_of(served.page) {
         real::set_errno(libc::EINVAL);
         return libc::MAP_FAILED;
     }
-    let new_len = served.round_up(new_len);
+    let (old_len, new_len) = (served.round_up(old_len), served.round_up(new_len));
     let end = start + old_len;
+    let is_served = served.is_all_served(start..end);
+    if flags & !libc::MREMAP_MAYMOVE != 0 || !is_served && !served::is_child() {
+        // SAFETY: the caller's.
+        return unsafe { resize_by_kernel(served, start..end, new_len, flags, new) };
+    }
     if new_len <= old_len {
         if new_len < old_len {
             // SAFETY: the caller's.
@@ -189,6 +230,41 @@ unsafe fn resize(
     moved
 }
 
+/// Has what is served leave first.
+///
+/// # Safety
+///
+/// As mremap(2).
+unsafe fn resize_by_kernel(
+    served: &Served,
+    old: Range<usize>,
+    new_len: usize,
+    flags: c_int,
+    new: *mut c_void,
+) -> *mut c_void {
+    if !served::is_child() {
+        let target = new as usize..(new as usize).saturating_add(new_len);
+        let is_over = flags & libc::MREMAP_FIXED != 0 && served.part_of(target.clone()).is_some();
+        if !served.leave(old.clone()) || is_over && !served.leave(target) {
+            return libc::MAP_FAILED;
+        }
+    }
+    let (start, len) = (old.start, old.len());
+    // SAFETY: the caller's.
+    let moved = unsafe { libc::syscall(libc::SYS_mremap, start, len, new_len, flags, new) };
+    let moved = moved as *mut c_void;
+    if moved == libc::MAP_FAILED || served::is_child() {
+        return moved;
+    }
+    let is_gone = flags & libc::MREMAP_DONTUNMAP == 0;
+    if is_gone && moved as usize != start {
+        served.emptied(old);
+    } else if is_gone && new_len < len {
+        served.emptied(start + new_len..old.end);
+    }
+    moved
+}
+
 /// madvise(2).
 ///
 /// # Safety
@@ -196,53 +272,68 @@ unsafe fn resize(
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn madvise(address: *mut c_void, len: usize, advice: c_int) -> c_int {
-    let start = address as usize;
-    if let Some(served) = served::anywhere().filter(|_| !crate::inside::is_inside())
-        && let Some(end) = start.checked_add(len)
-        && let Some(part) = served.part_of(start..end)
-        && let Some(result) = advise(served, part, advice)
+    if let Some(served) = served::anywhere().filter(|_| !is_inside())
+        && let Some(addresses) = touched(served, address, len)
     {
-        return match result {
-            Ok(()) => 0,
-            Err(number) => {
-                real::set_errno(number);
+        return match advice {
+            // In a child it would bring back what was before the fork.
+            libc::MADV_DONTNEED => served.pieces(addresses, |piece, is_served| {
+                if !is_served {
+                    return kernel_madvise(piece, advice);
+                }
+                if !served::is_child() && served.give_back(piece) {
+                    return 0;
+                }
+                real::set_errno(libc::EINVAL);
                 -1
+            }),
+            // These would give up what the kernel holds of a file, and not of this process.
+            libc::MADV_FREE | libc::MADV_REMOVE => served.pieces(addresses, |piece, is_served| {
+                if !is_served {
+                    return kernel_madvise(piece, advice);
+                }
+                real::set_errno(libc::EINVAL);
+                -1
+            }),
+            // These would split the mapping, for a hint.
+            libc::MADV_HUGEPAGE
+            | libc::MADV_NOHUGEPAGE
+            | libc::MADV_DONTDUMP
+            | libc::MADV_DODUMP
+            | libc::MADV_MERGEABLE
+            | libc::MADV_UNMERGEABLE
+            | libc::MADV_DOFORK
+            | libc::MADV_KEEPONFORK
+            | libc::MADV_NORMAL
+            | libc::MADV_RANDOM
+            | libc::MADV_SEQUENTIAL => served.pieces(addresses, |piece, is_served| {
+                if is_served {
+                    0
+                } else {
+                    kernel_madvise(piece, advice)
+                }
+            }),
+            // These split it for good.
+            libc::MADV_WIPEONFORK | libc::MADV_DONTFORK if !served::is_child() => {
+                if !served.leave(addresses.clone()) {
+                    return -1;
+                }
+                kernel_madvise(addresses, advice)
             }
+            _ => kernel_madvise(addresses, advice),
         };
     }
     // SAFETY: the caller's.
     unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) as c_int }
 }
 
-/// `None`: the kernel may be told.
-fn advise(
-    served: &Served,
-    part: std::ops::Range<usize>,
-    advice: c_int,
-) -> Option<Result<(), c_int>> {
-    match advice {
-        libc::MADV_DONTNEED => {
-            let given = !served::is_child() && served.give_back(part);
-            Some(if given { Ok(()) } else { Err(libc::EINVAL) })
-        }
-        // Would give up what the kernel holds of a file, and not of this process's memory.
-        libc::MADV_FREE | libc::MADV_REMOVE | libc::MADV_WIPEONFORK | libc::MADV_DONTFORK => {
-            Some(Err(libc::EINVAL))
-        }
-        // Would split the mapping, for a hint.
-        libc::MADV_HUGEPAGE
-        | libc::MADV_NOHUGEPAGE
-        | libc::MADV_DONTDUMP
-        | libc::MADV_DODUMP
-        | libc::MADV_MERGEABLE
-        | libc::MADV_UNMERGEABLE
-        | libc::MADV_DOFORK
-        | libc::MADV_KEEPONFORK
-        | libc::MADV_NORMAL
-        | libc::MADV_RANDOM
-        | libc::MADV_SEQUENTIAL => Some(Ok(())),
-        _ => None,
-    }
+/// # Safety
+///
+/// As madvise(2).
+fn kernel_madvise(addresses: Range<usize>, advice: c_int) -> c_int {
+    let (start, len) = (addresses.start, addresses.len());
+    // SAFETY: the caller's.
+    unsafe { libc::syscall(libc::SYS_madvise, start, len, advice) as c_int }
 }
 
 /// mprotect(2).
@@ -252,18 +343,41 @@ fn advise(
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mprotect(address: *mut c_void, len: usize, prot: c_int) -> c_int {
-    let start = address as usize;
+    // SAFETY: the caller's.
+    let call = || unsafe { libc::syscall(libc::SYS_mprotect, address, len, prot) as c_int };
     if let Some(served) = served::here()
-        && let Some(end) = start.checked_add(len)
-        && served.part_of(start..end).is_some()
+        && let Some(addresses) = touched(served, address, len)
     {
-        if prot == ACCESS {
+        if prot == ACCESS && served.is_all_served(addresses.clone()) {
             return 0;
         }
-        return refuse("mprotect of served memory");
+        return after_leaving(served, addresses, call);
     }
+    call()
+}
+
+/// pkey_mprotect(2).
+///
+/// # Safety
+///
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pkey_mprotect(
+    address: *mut c_void,
+    len: usize,
+    prot: c_int,
+    key: c_int,
+) -> c_int {
     // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_mprotect, address, len, prot) as c_int }
+    let call =
+        || unsafe { libc::syscall(libc::SYS_pkey_mprotect, address, len, prot, key) as c_int };
+    match served::here() {
+        Some(served) => match touched(served, address, len) {
+            Some(addresses) => after_leaving(served, addresses, call),
+            None => call(),
+        },
+        None => call(),
+    }
 }
 
 /// mlock(2).
@@ -273,11 +387,9 @@ pub unsafe extern "C" fn mprotect(address: *mut c_void, len: usize, prot: c_int)
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlock(address: *const c_void, len: usize) -> c_int {
-    if has_served(address as usize, len) {
-        return refuse("mlock of served memory");
-    }
     // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_mlock, address, len) as c_int }
+    let call = || unsafe { libc::syscall(libc::SYS_mlock, address, len) as c_int };
+    locked(address, len, call)
 }
 
 /// mlock2(2).
@@ -287,26 +399,22 @@ pub unsafe extern "C" fn mlock(address: *const c_void, len: usize) -> c_int {
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlock2(address: *const c_void, len: usize, flags: c_int) -> c_int {
-    if has_served(address as usize, len) {
-        return refuse("mlock2 of served memory");
-    }
     // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_mlock2, address, len, flags) as c_int }
+    let call = || unsafe { libc::syscall(libc::SYS_mlock2, address, len, flags) as c_int };
+    locked(address, len, call)
 }
 
-/// munlock(2).
-///
-/// # Safety
-///
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn munlock(address: *const c_void, len: usize) -> c_int {
-    if has_served(address as usize, len) {
-        // It is not locked.
-        return 0;
+fn locked(address: *const c_void, len: usize, call: impl FnOnce() -> c_int) -> c_int {
+    let Some(served) = served::here() else {
+        return call();
+    };
+    // Unlike others, these take parts of pages.
+    let start = address as usize / served.page * served.page;
+    let len = len.saturating_add(address as usize - start);
+    match touched(served, start as *const c_void, len) {
+        Some(addresses) => after_leaving(served, addresses, call),
+        None => call(),
     }
-    // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_munlock, address, len) as c_int }
 }
 
 /// mlockall(2).
@@ -318,21 +426,15 @@ pub unsafe extern "C" fn munlock(address: *const c_void, len: usize) -> c_int {
 pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
     if served::here().is_some() {
         // All of the address space would become resident.
-        return refuse("mlockall");
+        log!("mlockall refused");
+        real::set_errno(libc::ENOMEM);
+        return -1;
     }
     // SAFETY: the caller's.
     unsafe { libc::syscall(libc::SYS_mlockall, flags) as c_int }
 }
 
-fn has_served(start: usize, len: usize) -> bool {
-    served::here().is_some_and(|served| {
-        let end = start.saturating_add(len);
-        served.part_of(start..end).is_some()
-    })
-}
-
-fn refuse(what: &str) -> c_int {
-    log!("{what} refused");
-    real::set_errno(libc::ENOMEM);
-    -1
+/// A call that would split the mapping of served memory.
+fn after_leaving(served: &Served, addresses: Range<usize>, call: impl FnOnce() -> c_int) -> c_int {
+    if served.leave(addresses) { call() } else { -1 }
 }

@@ -1,9 +1,9 @@
 //! SIGSEGV: stores to what is being merged are refused by it, and wait. The program's own handler
 //! is called for all else. The signal is never masked.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::inside::{Inside, is_inside};
 use crate::real::next;
@@ -63,13 +63,15 @@ pub fn begin() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Another thread's store may have been refused by the slice before. After this many at one
-/// address, with no slice in between, it is the program's own fault.
-const PATIENCE: u64 = 1000;
+/// Faults of one thread at one address, one after the other while no slice was begun, of which the
+/// last is the program's own. The first may have been refused by a slice that is merged by now, and
+/// the second by the one that was begun last; a third cannot.
+const TIMES: u32 = 3;
 
-static LAST: AtomicUsize = AtomicUsize::new(0);
-static TIMES: AtomicU64 = AtomicU64::new(0);
-static SLICES: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// The address of the last fault, the slices begun by then, and how often it came so.
+    static LAST: Cell<(usize, u64, u32)> = const { Cell::new((0, 0, 0)) };
+}
 
 /// Whether the store can be made now.
 fn is_ours(info: &libc::siginfo_t) -> bool {
@@ -82,17 +84,19 @@ fn is_ours(info: &libc::siginfo_t) -> bool {
     if info.si_code != SEGV_ACCERR || !served.has(address) {
         return false;
     }
+    // Before the look at what is being merged.
+    let slices = served.forkable.slices_begun();
     if served.forkable.wait_if_refused(address) {
         return true;
     }
-    // Merged in the meantime.
-    let slices = served.forkable.slices_begun();
-    let is_same = LAST.swap(address, Ordering::Relaxed) == address
-        && SLICES.swap(slices, Ordering::Relaxed) == slices;
-    if !is_same {
-        TIMES.store(0, Ordering::Relaxed);
-    }
-    TIMES.fetch_add(1, Ordering::Relaxed) < PATIENCE
+    let (last, begun, times) = LAST.get();
+    let times = if (last, begun) == (address, slices) {
+        times + 1
+    } else {
+        1
+    };
+    LAST.set((address, slices, times));
+    times < TIMES
 }
 
 extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {

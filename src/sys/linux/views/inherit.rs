@@ -31,15 +31,6 @@ impl Views {
         check(unsafe { libc::madvise(start.cast(), len, advice(inherited)) })
     }
 
-    /// Gives the memory of shared pages back: they are zeros from then on.
-    #[cfg(feature = "forkable")]
-    pub fn give_back(&self, pages: PageRange) -> io::Result<()> {
-        let (offset, len) = self.bytes_of(pages);
-        let start = self.live.wrapping_add(offset);
-        // SAFETY: inside the live view; its contents are not needed any more (the caller's).
-        check(unsafe { libc::madvise(start.cast(), len, libc::MADV_REMOVE) })
-    }
-
     /// In a child that did not get the views: keeps others' mappings out of where they would be.
     pub fn fence_off(&self) {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
