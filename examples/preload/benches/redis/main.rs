@@ -13,7 +13,7 @@
 //! merged what was frozen (a plain server has nothing to merge: there it is the time after the
 //! save), `rest_*` a while before the save. `cpu_us_per_op_*` is the processor time of the server's
 //! threads, the library's too, by requests that were answered meanwhile. `extra_mib` is explained
-//! in `memory.rs`.
+//! in `machine.rs`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,8 @@ mod args;
 mod common;
 mod connection;
 mod data;
+mod machine;
 mod measure;
-mod memory;
 mod open_loop;
 mod plot;
 mod resp;
@@ -217,8 +217,8 @@ fn lacking(args: &Args, dir: &Path) -> io::Result<Option<String>> {
     let most = args.sizes().into_iter().max().unwrap_or_default();
     let needed = most * TENTHS_OF_DATA / 10;
     for (what, free) in [
-        ("memory", memory::available()?),
-        ("disk", memory::free_on_disk(dir)?),
+        ("memory", machine::available()?),
+        ("disk", machine::free_on_disk(dir)?),
     ] {
         if free < needed {
             let [most, needed, free] = [most, needed, free].map(|bytes| bytes / MIB);
@@ -229,6 +229,17 @@ fn lacking(args: &Args, dir: &Path) -> io::Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+fn warn_if_busy() {
+    if let Some((wanted, processors)) = machine::busy()
+        && wanted > processors as f64 / 2.0
+    {
+        eprintln!(
+            "warning: {wanted} threads of others wanted {processors} processors in the last \
+             minute; latencies are theirs, too"
+        );
+    }
 }
 
 fn main() -> ExitCode {
@@ -242,6 +253,8 @@ fn main() -> ExitCode {
             eprintln!("redis: {why}");
             return Ok(ExitCode::from(CANNOT_RUN));
         }
+        // Before the library is built, which takes processors too.
+        warn_if_busy();
         let bench = Bench {
             times: args.times(),
             library: common::library(),

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::args::{Load, Times};
-use crate::memory;
+use crate::machine;
 use crate::open_loop::{OpenLoop, Sample};
 use crate::resp::PATIENCE;
 use crate::row::{Row, Span};
@@ -46,7 +46,7 @@ pub fn save(server: &mut Server, client: &mut OpenLoop, what: &What) -> io::Resu
     thread::sleep(times.settle);
     client.take()?;
 
-    let cpu = || memory::processor_time(process);
+    let cpu = || machine::processor_time(process);
     let (from, at_begin) = (Instant::now(), cpu()?);
     thread::sleep(times.rest);
     let resting = Span {
@@ -54,7 +54,7 @@ pub fn save(server: &mut Server, client: &mut OpenLoop, what: &What) -> io::Resu
         to: Instant::now(),
     };
     let rest_cpu = cpu()? - at_begin;
-    let rest_memory = memory::of_parent(process)?;
+    let rest_memory = machine::of_parent(process)?;
     let merges = server.merges()?;
 
     let at_save = cpu()?;
@@ -145,7 +145,7 @@ fn find_child(server: &Server) -> io::Result<u32> {
 
 fn await_end(child: u32) -> io::Result<()> {
     let begin = Instant::now();
-    while memory::is_alive(child) {
+    while machine::is_alive(child) {
         if begin.elapsed() > 10 * PATIENCE {
             return Err(io::Error::other("the save does not end"));
         }
@@ -178,7 +178,7 @@ fn peak_memory(process: u32, child: u32, ended: &AtomicBool) -> io::Result<u64> 
     let mut peak = 0;
     while !ended.load(Ordering::Relaxed) {
         let begin = Instant::now();
-        let both = memory::of_parent(process)? + memory::of_child(child).unwrap_or(0);
+        let both = machine::of_parent(process)? + machine::of_child(child).unwrap_or(0);
         peak = peak.max(both);
         let pause = MEMORY_LOOK.max(begin.elapsed() * MEMORY_SHARE);
         let look = Instant::now();

@@ -1,4 +1,4 @@
-//! Memory and processor time of other processes, and what the machine has left.
+//! Memory and processor time of other processes, and what the machine has to spare.
 //!
 //! What a save takes is counted so that each page counts once, without reading the parent's page
 //! tables, which would make its threads wait:
@@ -65,6 +65,13 @@ pub fn processor_time(process: u32) -> io::Result<Duration> {
     // SAFETY: filled in.
     let time = unsafe { time.assume_init() };
     Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
+/// Threads that wanted a processor in the last minute, and processors that there are.
+pub fn busy() -> Option<(f64, usize)> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    let wanted = text.split_whitespace().next()?.parse().ok()?;
+    Some((wanted, std::thread::available_parallelism().ok()?.get()))
 }
 
 /// Bytes that are free without pushing something else out.
