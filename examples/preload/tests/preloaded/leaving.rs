@@ -3,7 +3,7 @@
 
 use std::ffi::c_void;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::program::{
     LEN, await_merged, bytes, expect_ended_well, fork, in_program, is_served, map, preloaded, unmap,
@@ -92,42 +92,48 @@ fn protected_memory_keeps_its_bytes() {
     assert!(in_program() || !log.contains("refused"), "{log}");
 }
 
-/// A thread adds to pages one after the other while another protects and opens them: its stores
-/// wait or go through, and none is lost. (Read-only pages would end it, so they stay writable.)
+/// A thread adds to a page without a pause while that leaves with many others, and is copied first:
+/// its stores wait or go through, and none is lost. (What leaves stays writable.)
 #[test]
 fn no_store_is_lost_while_pages_leave() {
     preloaded("leaving::no_store_is_lost_while_pages_leave", || {
+        const PIECES: usize = 32;
         let start = map(LEN);
-        let pages = LEN / PAGE;
         // SAFETY: mapped, for the whole test.
         let words = unsafe { std::slice::from_raw_parts(start.cast::<AtomicU64>(), LEN / 8) };
-        let word = |page: usize| &words[page * PAGE / 8];
-        let stop = AtomicBool::new(false);
+        let word = |piece: usize| &words[piece * LEN / PIECES / 8];
+        let piece = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let adder = scope.spawn(|| {
-                let mut rounds = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    (0..pages).for_each(|page| {
-                        word(page).fetch_add(1, Ordering::Relaxed);
-                    });
-                    rounds += 1;
+                let mut added = [0; PIECES];
+                loop {
+                    let piece = piece.load(Ordering::SeqCst);
+                    if piece == PIECES {
+                        return added;
+                    }
+                    word(piece).fetch_add(1, Ordering::Relaxed);
+                    added[piece] += 1;
                 }
-                rounds
             });
             let mut children = Vec::new();
-            for round in 0..200 {
-                if round % 20 == 0 {
+            for leaving in 0..PIECES {
+                piece.store(leaving, Ordering::SeqCst);
+                let start = start.wrapping_add(leaving * LEN / PIECES);
+                bytes(start, LEN / PIECES)[PAGE..].fill(1);
+                if leaving % 8 == 3 {
                     children.push(fork(|| ()));
                 }
-                // Away from each other, and from where the first ones were.
-                let at = (round * 37 % 200) * LEN / 256;
+                while word(leaving).load(Ordering::Relaxed) < 1000 {
+                    std::thread::yield_now();
+                }
                 let access = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-                protect(start.wrapping_add(at), 3 * PAGE, access);
-                assert!(!is_served(start.wrapping_add(at)));
+                protect(start, LEN / PIECES, access);
+                assert!(!is_served(start));
             }
-            stop.store(true, Ordering::Relaxed);
-            let rounds: u64 = adder.join().unwrap();
-            assert!((0..pages).all(|page| word(page).load(Ordering::Relaxed) == rounds));
+            piece.store(PIECES, Ordering::SeqCst);
+            for (piece, added) in adder.join().unwrap().into_iter().enumerate() {
+                assert_eq!(word(piece).load(Ordering::Relaxed), added, "{piece}");
+            }
             children.into_iter().for_each(expect_ended_well);
         });
     });
