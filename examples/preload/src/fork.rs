@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::log::log;
 use crate::real::next;
-use crate::{merge, real, served};
+use crate::{heap, merge, real, served};
 
 thread_local! {
     /// This thread has frozen everything for the fork that it is about to make.
@@ -137,6 +137,7 @@ fn forked(call: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
             begin.elapsed().as_micros(),
             frozen.as_micros()
         );
+        heap::say_if_large();
         merge::wake();
     }
     real::set_errno(number);

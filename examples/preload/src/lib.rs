@@ -18,6 +18,8 @@ mod calls;
 #[cfg(not(test))]
 mod fork;
 #[cfg(not(test))]
+mod heap;
+#[cfg(not(test))]
 mod inside;
 #[cfg(not(test))]
 mod log;

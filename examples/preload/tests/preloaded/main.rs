@@ -197,6 +197,24 @@ fn children_see_a_prefix_of_what_each_thread_stored() {
     });
 }
 
+/// The C library's own allocator asks the kernel by itself: the log says so, once.
+#[test]
+fn a_heap_that_is_not_served_is_named() {
+    let log = preloaded("a_heap_that_is_not_served_is_named", || {
+        let small = 100 << 10;
+        // Below the size from which on the C library maps.
+        let held: Vec<_> = (0..800).map(|_| vec![1u8; small]).collect();
+        expect_ended_well(fork(|| {
+            assert!(held.iter().all(|part| part[small - 1] == 1))
+        }));
+        expect_ended_well(fork(|| ()));
+    });
+    assert!(
+        in_program() || log.matches("put libjemalloc behind").count() == 1,
+        "{log}"
+    );
+}
+
 /// A program may close what it does not know, and open a file of its own in its place.
 #[test]
 fn another_file_in_the_place_of_the_log_is_left_alone() {
