@@ -152,7 +152,7 @@ fn run() {
     let counts: Vec<u64> = world.writers.iter().map(Writer::count).collect();
     let forks = world.forks.load(Ordering::SeqCst);
     println!("{forks} forks, {counts:?} stores");
-    assert!(forks > 4 && counts.iter().all(|count| *count > 0));
+    assert!(forks > 0 && counts.iter().all(|count| *count > 0));
 }
 
 /// Waits until the library has merged what the last fork froze.
