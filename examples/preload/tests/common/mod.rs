@@ -2,9 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::LazyLock;
 
-/// Builds the library, in the profile of this test.
+/// The library, in the profile of this test; built once.
 pub fn library() -> PathBuf {
+    static LIBRARY: LazyLock<PathBuf> = LazyLock::new(build);
+    LIBRARY.clone()
+}
+
+fn build() -> PathBuf {
     let mut exe = std::env::current_exe().unwrap();
     // .../PROFILE/deps/NAME
     exe.pop();
