@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::page::{PageCount, PageIndex, PageRange, PageSize};
+use crate::page::{MAX_PAGES, PageCount, PageIndex, PageRange, PageSize};
 use crate::remap::children::{self, Since};
 use crate::remap::{self, Remap};
 use crate::sys::{self, Views};
@@ -56,9 +56,15 @@ impl Forkable {
     ///
     /// # Errors
     ///
-    /// [`Error::Reserve`] when the system refuses it.
+    /// [`Error::Size`] for no pages, or for more than 2^32 - 2; [`Error::Reserve`] when the system
+    /// refuses the memory, or what is done with it later.
     pub fn new(len: usize) -> Result<Self> {
         let page_size = PageSize::host();
+        let most = MAX_PAGES * page_size.bytes();
+        if len < page_size.bytes() || len > most {
+            return Err(Error::Size { bytes: len, most });
+        }
+        Views::probe().map_err(|source| Error::Reserve { bytes: len, source })?;
         let pages = PageCount::new(len / page_size.bytes());
         let made = children::now();
         let views = Views::new(pages, page_size, false);
@@ -87,7 +93,8 @@ impl Forkable {
         children::hold().before();
         let frozen = self.remap.before_fork(used / self.page_size.bytes());
         if frozen.is_err() {
-            self.in_parent();
+            let _ = self.remap.in_parent_of_fork();
+            children::hold().refused();
         }
         frozen
     }

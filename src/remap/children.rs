@@ -16,6 +16,8 @@ pub(crate) struct Children {
     next: Option<Mark>,
     /// The last fork that got no mark: nobody knows when its descendants are gone.
     unmarked: u64,
+    /// The same before the fork that is under way.
+    unmarked_before: u64,
 }
 
 static CHILDREN: Mutex<Children> = Mutex::new(Children {
@@ -23,6 +25,7 @@ static CHILDREN: Mutex<Children> = Mutex::new(Children {
     marks: [const { None }; MOST],
     next: None,
     unmarked: 0,
+    unmarked_before: 0,
 });
 
 /// When memory was made: a number of forks.
@@ -63,6 +66,7 @@ impl Children {
     /// Before a fork whose child gets views.
     pub fn before(&mut self) {
         self.forks += 1;
+        self.unmarked_before = self.unmarked;
         self.forget_gone();
         self.next = if self.marks.iter().any(Option::is_none) {
             Mark::new().ok()
@@ -90,6 +94,14 @@ impl Children {
             Some(place) => *place = Some((mark, self.forks)),
             None => self.unmarked = self.forks,
         }
+    }
+
+    /// There was no fork.
+    #[cfg(feature = "forkable")]
+    pub fn refused(&mut self) {
+        // As if its child had gone already, but for those whose mark it was to share.
+        self.in_parent();
+        self.unmarked = self.unmarked_before;
     }
 
     /// The child keeps the mark of the fork that made it, and has no children yet.

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use crate::inside::Inside;
 use crate::log::log;
-use crate::{calls, fork, heap, log, served};
+use crate::{calls, fork, log, served};
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -30,7 +30,6 @@ extern "C" fn begin() {
     if let Some(path) = variable(c"PAGECOW_LOG") {
         log::open(path);
     }
-    heap::begin();
     let asked = variable(c"PAGECOW_GIB").and_then(|gib| gib.to_str().ok()?.parse::<usize>().ok());
     let len = asked.map_or_else(usual_len, |gib| gib.saturating_mul(GIB));
     let populates = variable(c"PAGECOW_POPULATE").is_none_or(|value| value != c"0");
@@ -59,5 +58,5 @@ fn usual_len() -> usize {
     let memory = (pages.max(0) as usize).saturating_mul(size.max(0) as usize);
     (memory.saturating_mul(TIMES_MEMORY))
         .next_multiple_of(GIB)
-        .max(16 * GIB)
+        .clamp(16 * GIB, 4096 * GIB)
 }

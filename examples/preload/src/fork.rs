@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::log::log;
 use crate::real::next;
-use crate::{heap, merge, real, served};
+use crate::{merge, real, served, unserved};
 
 thread_local! {
     /// This thread has frozen everything for the fork that it is about to make.
@@ -119,6 +119,9 @@ pub unsafe extern "C" fn _Fork() -> libc::pid_t {
 }
 
 fn forked(call: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
+    if let Some(served) = served::here() {
+        unserved::say_if_much(served);
+    }
     let begin = Instant::now();
     if !prepare() {
         real::set_errno(libc::ENOMEM);
@@ -137,7 +140,6 @@ fn forked(call: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
             begin.elapsed().as_micros(),
             frozen.as_micros()
         );
-        heap::say_if_large();
         merge::wake();
     }
     real::set_errno(number);

@@ -18,8 +18,6 @@ mod calls;
 #[cfg(not(test))]
 mod fork;
 #[cfg(not(test))]
-mod heap;
-#[cfg(not(test))]
 mod inside;
 #[cfg(not(test))]
 mod log;
@@ -29,6 +27,8 @@ mod merge;
 mod real;
 #[cfg(not(test))]
 mod served;
+#[cfg(not(test))]
+mod unserved;
 
 mod space;
 

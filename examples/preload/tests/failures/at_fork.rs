@@ -58,7 +58,6 @@ fn a_limit_of_address_space_that_is_lowered_and_raised_again() {
 }
 
 #[test]
-#[ignore = "a refused fork that got no mark counts for ever as one whose child lives"]
 fn after_a_refused_fork_what_is_frozen_is_merged() {
     let name = "at_fork::after_a_refused_fork_what_is_frozen_is_merged";
     let log = served(name, |bytes| {

@@ -104,7 +104,6 @@ fn no_handler_for_refused_stores() {
 
 /// A kernel before 5.7; before 5.13 only some mappings can be moved so.
 #[test]
-#[ignore = "the library begins to serve without having tried to freeze; each fork fails then"]
 fn page_tables_cannot_be_moved() {
     let name = "at_start::page_tables_cannot_be_moved";
     let before = || {
@@ -120,10 +119,6 @@ fn expect_runs(name: &str, variables: &[(&str, &str)]) -> Option<String> {
 }
 
 #[test]
-#[cfg_attr(
-    debug_assertions,
-    ignore = "a number of pages is asserted, which ends the program"
-)]
 fn address_space_of_nothing() {
     let name = "at_start::address_space_of_nothing";
     let log = expect_runs(name, &[("PAGECOW_GIB", "0")]);
@@ -131,10 +126,6 @@ fn address_space_of_nothing() {
 }
 
 #[test]
-#[cfg_attr(
-    debug_assertions,
-    ignore = "a number of pages is asserted, which ends the program"
-)]
 fn more_address_space_than_there_is() {
     let name = "at_start::more_address_space_than_there_is";
     let log = expect_runs(name, &[("PAGECOW_GIB", "18446744073709551615")]);
@@ -143,7 +134,6 @@ fn more_address_space_than_there_is() {
 
 /// Pages have numbers of 32 bits.
 #[test]
-#[ignore = "what is reserved is shorter by 16 TiB than what is handed out"]
 fn more_pages_than_have_numbers() {
     let name = "at_start::more_pages_than_have_numbers";
     let log = expect_runs(name, &[("PAGECOW_GIB", "16385")]);
