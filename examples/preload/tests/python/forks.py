@@ -19,7 +19,7 @@ import zlib
 
 # Seconds after which a process that hangs is ended, and for each MiB.
 PATIENCE = 120
-PATIENCE_EACH = 1
+PATIENCE_EACH = 3
 # What an object takes, nearly.
 BYTES_EACH = 700
 
