@@ -1,8 +1,9 @@
 //! What happens when the library is loaded.
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::inside::Inside;
+use crate::inside::{Inside, is_inside};
 use crate::log::log;
 use crate::{calls, fork, log, served};
 
@@ -22,7 +23,13 @@ fn variable(name: &CStr) -> Option<&'static CStr> {
     (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) })
 }
 
-extern "C" fn begin() {
+static BEGUN: AtomicBool = AtomicBool::new(false);
+
+/// When the first mapping is asked for, or when constructors run: an allocator's may run earlier.
+pub extern "C" fn begin() {
+    if BEGUN.load(Ordering::Relaxed) || is_inside() || BEGUN.swap(true, Ordering::Relaxed) {
+        return;
+    }
     let _inside = Inside::enter();
     if variable(c"PAGECOW_OFF").is_some_and(|value| value == c"1") {
         return;
@@ -32,7 +39,7 @@ extern "C" fn begin() {
     }
     let asked = variable(c"PAGECOW_GIB").and_then(|gib| gib.to_str().ok()?.parse::<usize>().ok());
     let len = asked.map_or_else(usual_len, |gib| gib.saturating_mul(GIB));
-    let populates = variable(c"PAGECOW_POPULATE").is_none_or(|value| value != c"0");
+    let populates = variable(c"PAGECOW_POPULATE").is_some_and(|value| value == c"1");
     if let Err(why) = calls::signals::begin() {
         log!("not served: {why}");
         return;

@@ -7,6 +7,7 @@
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
 
+use crate::begin;
 use crate::inside::is_inside;
 use crate::log::log;
 use crate::real;
@@ -29,6 +30,7 @@ pub unsafe extern "C" fn mmap(
     fd: c_int,
     offset: i64,
 ) -> *mut c_void {
+    begin::begin();
     if let Some(served) = served::here() {
         let is_fixed = flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
         let is_plain = prot == ACCESS && flags & !libc::MAP_NORESERVE & !libc::MAP_FIXED == KIND;
