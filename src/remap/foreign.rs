@@ -1,6 +1,6 @@
 //! Pages that have left: at their addresses something else is mapped, which is nobody's but the
 //! program's. They are neither frozen nor merged. Only memory of a program's own allocator has any
-//! ([`crate::forkable`]).
+//! (`crate::forkable`).
 
 use std::ops::Range;
 
