@@ -22,7 +22,7 @@ pub fn started(
 ) -> Option<String> {
     if std::env::var_os(MARK).is_some() {
         // SAFETY: a plain call. A scenario that hangs fails.
-        unsafe { libc::alarm(100) };
+        unsafe { libc::alarm(500) };
         scenario();
         return None;
     }
@@ -90,7 +90,7 @@ pub fn fork(bytes: &mut [u8]) -> std::io::Result<()> {
     }
     if child == 0 {
         // SAFETY: a plain call.
-        unsafe { libc::alarm(60) };
+        unsafe { libc::alarm(400) };
         drop(tell);
         let is_told = told.read_exact(&mut [0]).is_ok();
         let is_right = is_told && are(bytes, 1) && are(&heap, 1);
@@ -143,7 +143,7 @@ fn await_log(is_there: impl Fn(&str) -> bool) {
     let path = std::env::var_os("PAGECOW_LOG").unwrap();
     let begin = Instant::now();
     while !is_there(&std::fs::read_to_string(&path).unwrap()) {
-        assert!(begin.elapsed() < Duration::from_secs(60), "not logged");
+        assert!(begin.elapsed() < Duration::from_secs(300), "not logged");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

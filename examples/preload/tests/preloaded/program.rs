@@ -14,7 +14,7 @@ pub const MARK: &str = "PAGECOW_TEST";
 pub fn preloaded(name: &str, scenario: impl FnOnce()) -> String {
     if std::env::var_os(MARK).is_some() {
         // SAFETY: a plain call. A scenario that hangs fails.
-        unsafe { libc::alarm(120) };
+        unsafe { libc::alarm(600) };
         scenario();
         return String::new();
     }
@@ -82,7 +82,7 @@ pub fn fork(act: impl FnOnce()) -> libc::pid_t {
         // SAFETY: plain calls.
         unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            libc::alarm(100);
+            libc::alarm(500);
         }
         let went_well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).is_ok();
         // SAFETY: ends the process.
@@ -110,7 +110,7 @@ pub fn await_merged() {
     let forks = count("fork: child");
     let begin = Instant::now();
     while count("merged:") == 0 || forks == 0 {
-        assert!(begin.elapsed() < Duration::from_secs(60), "not merged");
+        assert!(begin.elapsed() < Duration::from_secs(300), "not merged");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
