@@ -122,6 +122,14 @@ pub enum Error {
         /// The store's limit, in bytes.
         limit: usize,
     },
+    /// When an arena is restored: the snapshot is of another arena. Nothing was done. Restore the
+    /// arena that it was taken of, or make one of it by [`Snapshot::to_arena`].
+    ///
+    /// [`Snapshot::to_arena`]: crate::Snapshot::to_arena
+    OtherArena {
+        /// The snapshot's number, counted from 1 within its arena.
+        snapshot: u64,
+    },
     /// When `changed_since` is called: the other snapshot is of another arena, or newer than the
     /// one asked. Nothing was done. Ask the newer one of two snapshots of one arena.
     NotOlder {
@@ -194,6 +202,11 @@ impl fmt::Display for Error {
                 f,
                 "snapshot {snapshot} lost a page because the store's limit of {limit} bytes was \
                  reached; drop it, and raise store_limit, read faster or write less"
+            ),
+            Self::OtherArena { snapshot } => write!(
+                f,
+                "snapshot {snapshot} is not of this arena; restore the arena that it was taken of, \
+                 or make one of it by to_arena"
             ),
             Self::NotOlder {
                 snapshot,

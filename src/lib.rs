@@ -35,9 +35,11 @@ mod snapshot;
 pub mod docs;
 
 #[cfg(not(loom))]
-pub use arena::{Arena, ArenaBuilder, Left, Pending, Snapshotter, Writable};
+pub use arena::{Arena, ArenaBuilder, Left, Pending, Restored, Snapshotter, Writable};
 pub use error::Error;
 pub use options::{Engine, ParseEngineError, Window};
 #[cfg(not(loom))]
-pub use snapshot::{Branch, Page, Pages, Snapshot, SnapshotReader, SnapshotStats, Timings, View};
+pub use snapshot::{
+    Branch, Mark, Page, Pages, Since, Snapshot, SnapshotReader, SnapshotStats, Timings, View,
+};
 pub use stats::{Histogram, Stats};

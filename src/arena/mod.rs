@@ -4,7 +4,9 @@
 
 mod builder;
 mod copied;
+mod mark;
 mod pending;
+mod restore;
 mod snapshotter;
 mod tend;
 mod with;
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64};
 
 pub use crate::arena::builder::ArenaBuilder;
 pub use crate::arena::pending::{Left, Pending};
+pub use crate::arena::restore::Restored;
 pub use crate::arena::snapshotter::Snapshotter;
 pub use crate::arena::writable::Writable;
 use crate::cow::core::Core;

@@ -42,6 +42,7 @@ impl Core {
                 source: error.into(),
             });
         }
+        self.baseline.armed(&self.dirty, slice.range);
         self.dirty.remove(slice.range);
         if self.engine.splits_mappings() {
             self.mappings.joined(slice.runs);

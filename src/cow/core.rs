@@ -5,6 +5,8 @@
 // Orders nothing, so it is plain in models too.
 use std::sync::atomic::{AtomicU32 as Plain32, AtomicU64 as Plain64};
 
+use crate::cow::marks::Marks;
+use crate::cow::state::baseline::Baseline;
 use crate::cow::state::dirty::DirtySet;
 use crate::cow::state::doubt::Doubt;
 use crate::cow::state::ledger::Ledger;
@@ -50,6 +52,10 @@ pub(crate) struct Core {
     pub(super) doubt: Doubt,
     /// Faults since the last commit that found no snapshot alive.
     pub(super) free_faults: AtomicU32,
+    /// What the arena was last put back to.
+    pub(super) baseline: Baseline,
+    /// From where changes are counted besides snapshots.
+    pub(super) marks: Marks,
     pub(super) losses: Losses,
     ledger: Mutex<Ledger>,
     /// Threads that wait for the ledger's lock, about.
@@ -106,6 +112,8 @@ impl Core {
             armings: Plain64::new(0),
             doubt: Doubt::none(),
             free_faults: AtomicU32::new(0),
+            baseline: Baseline::none(),
+            marks: Marks::none(),
             losses: Losses::none(),
             ledger: Mutex::new(Ledger::default()),
             ledger_wanted: Plain32::new(0),

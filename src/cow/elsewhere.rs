@@ -2,6 +2,7 @@
 //! nothing saved here, but numbers, guards and counts are the same ones.
 
 use crate::cow::core::Core;
+use crate::cow::restore::Restored;
 use crate::cow::state::ledger::Ledger;
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -62,6 +63,39 @@ impl Core {
             took_ns,
             guards_ns,
         }))
+    }
+
+    /// Puts live memory back to `frozen`, all of its bytes as they were at a snapshot that was
+    /// taken elsewhere: by `restore`, which returns how many pages it brought back; where it
+    /// returns `None`, page by page, those of `may_differ`.
+    pub fn restore_from(
+        &self,
+        frozen: &[u8],
+        restore: impl FnOnce() -> Option<usize>,
+        may_differ: impl FnOnce() -> Vec<PageIndex>,
+    ) -> Result<Restored> {
+        let (ledger, _) = self.ledger_without_guard()?;
+        let begin = sys::clock::now();
+        let pages = restore().unwrap_or_else(|| {
+            let mut pages = may_differ();
+            let mut bytes = vec![0; self.page_size.bytes()];
+            let memory = self.engine.memory();
+            let wanted = |page| &frozen[self.page_size.offset_of(page)..][..self.page_size.bytes()];
+            pages.retain(|page| {
+                memory.read(self.page_size.offset_of(*page), &mut bytes);
+                bytes != wanted(*page)
+            });
+            self.open(&ledger, pages.iter().copied());
+            for page in &pages {
+                memory.put(self.page_size.offset_of(*page), wanted(*page));
+            }
+            pages.len()
+        });
+        Ok(Restored {
+            pages,
+            took_ns: sys::clock::since(begin),
+            arming_ns: 0,
+        })
     }
 
     /// Acts while no guard lives; `None` when one does.

@@ -100,6 +100,7 @@ impl<'a> Arena<'a> {
             Ok(true) => {}
             Err(_) => sys::die("pagecow: cannot arm the pages of a forked child\n"),
         }
+        core.baseline.end();
         core.dirty.remove_everything();
         for pages in self.ledger.guards.pages() {
             if core.engine.disarm(pages).is_err() {

@@ -3,8 +3,9 @@
 //! - A first write: [fault], which deals with a [run] of neighbours, chosen by [evidence]; [wall]
 //!   where the kernel grants no more mappings.
 //! - A snapshot: [supply] of frames, [prepare] (most is [armed](arm) ahead), [commit], [release].
-//! - Its bytes: [read], [output] to files.
+//! - Its bytes: [read], [output] to files; [restore] puts the arena back to them.
 //! - Between snapshots: [tend]; an arena that stands [ready] for the next one.
+//! - What was stored since, without a copy: [marks].
 //! - Snapshots that another engine takes: [elsewhere].
 //! - Pages that stay open: [guard] (a range), [open] (all).
 
@@ -21,6 +22,7 @@ pub(crate) mod fork;
 pub(crate) mod guard;
 #[cfg(not(loom))]
 mod invariants;
+mod marks;
 pub(crate) mod open;
 pub(crate) mod output;
 mod passes;
@@ -28,6 +30,7 @@ pub(crate) mod prepare;
 pub(crate) mod read;
 mod ready;
 pub(crate) mod release;
+pub(crate) mod restore;
 mod run;
 pub(crate) mod state;
 pub(crate) mod supply;

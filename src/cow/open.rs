@@ -20,6 +20,7 @@ impl Core {
 
     /// Opens the arena, of which no snapshot lives.
     pub(super) fn open_with(&self, _ledger: &Ledger) -> Result<()> {
+        self.marks.all_opened(self.epoch());
         let masked = sys::signal::Masked::new();
         self.gate.close();
         let opened = self.disarm_everything();

@@ -81,6 +81,19 @@ impl Core {
         Ok(pages)
     }
 
+    /// Pages that were opened after a live snapshot, up to now, ascending: those of which it has a
+    /// copy.
+    pub fn changed_since(&self, snapshot: &Live) -> Result<Vec<PageIndex>> {
+        let metas = self.store.frames().map(|frame| self.store.meta(frame));
+        let serving = metas.filter(|meta| meta.serves(snapshot.epoch.get()));
+        let mut pages: Vec<PageIndex> = serving.map(|meta| meta.page()).collect();
+        self.confirm()?;
+        self.check(snapshot)?;
+        pages.sort_unstable();
+        pages.dedup();
+        Ok(pages)
+    }
+
     /// Copies that serve a live snapshot.
     pub fn copies_of(&self, snapshot: &Live) -> usize {
         self.store

@@ -71,6 +71,9 @@ impl Core {
             drop(masked);
         }
         ledger.live.remove(at);
+        if self.baseline.is(snapshot.epoch) {
+            self.baseline.end();
+        }
         // No other thread removes snapshots meanwhile, and those that come are newer.
         let older = ledger.live[..at].iter();
         let heirs = older.map(|entry| entry.snapshot.epoch).collect();

@@ -137,10 +137,10 @@ impl<'a> Run<'a> {
         self.ahead(|run| run.grow_over(window));
     }
 
-    /// With no snapshot alive nothing is copied, and opening the neighbours is all but free: the
-    /// more of the arena was opened one fault at a time, the larger the block, so that faults soon
-    /// end. Where the arena is to stand ready, that decides, whether or not a snapshot lives.
-    /// `dealt` is what the page's word said.
+    /// With no snapshot and no mark alive nothing is copied or counted, and opening the neighbours
+    /// is all but free: the more of the arena was opened one fault at a time, the larger the block,
+    /// so that faults soon end. Where the arena is to stand ready, that decides, whether or not a
+    /// snapshot lives. `dealt` is what the page's word said.
     pub fn grow_while_nothing_is_saved(&mut self, dealt: Epoch) {
         let core = self.core;
         if let Some(ready) = &core.ready {
@@ -149,7 +149,7 @@ impl<'a> Run<'a> {
             }
             return;
         }
-        if core.newest() != Epoch::ZERO {
+        if core.newest() != Epoch::ZERO || core.marks.any() {
             return;
         }
         let faults = core.free_faults.fetch_add(1, Ordering::Relaxed);

@@ -8,8 +8,9 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use crate::cow::elsewhere::Elsewhere;
+use crate::cow::restore::Restored;
 use crate::error::Result;
-use crate::page::PageIndex;
+use crate::page::{PageIndex, PageRange};
 use crate::process::registered::Registered;
 use crate::process::remapped::Remapped;
 use crate::sys;
@@ -60,6 +61,13 @@ impl Frozen {
         self.remapped().remap.forget(branch);
     }
 
+    /// Puts live memory back to these bytes.
+    pub fn restore(&self) -> Result<Restored> {
+        let core = self.registered.core();
+        let remap = self.registered.remap();
+        core.restore_from(self, || remap?.remap.restore(), || self.may_differ())
+    }
+
     /// How many pages were stored to since they were frozen.
     pub fn copies(&self) -> u64 {
         let remap = self.registered.remap();
@@ -70,6 +78,13 @@ impl Frozen {
     pub fn copied(&self) -> Option<Vec<PageIndex>> {
         let remap = self.registered.remap();
         remap.map(|remapped| remapped.remap.copied())
+    }
+
+    /// Those pages; all where it is not known.
+    pub fn may_differ(&self) -> Vec<PageIndex> {
+        let pages = self.registered.core().pages();
+        let all = || PageRange::all(pages).iter().collect();
+        self.copied().unwrap_or_else(all)
     }
 }
 

@@ -36,6 +36,8 @@ mod foreign;
 mod freeze;
 mod lend;
 mod merge;
+#[cfg(not(loom))]
+mod restore;
 mod still;
 
 #[cfg(not(loom))]

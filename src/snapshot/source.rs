@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::cow::restore::Restored;
 use crate::cow::state::ledger::Live;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::options::Engine;
 use crate::process::frozen::Frozen;
+use crate::process::registered::Registered;
 use crate::snapshot::Snapshot;
 
 pub(crate) enum Source {
@@ -50,6 +52,19 @@ impl Snapshot {
             Source::Copies(_) if self.held.registered.remap().is_some() => Engine::Remap,
             Source::Copies(_) if self.core().uses_userfaultfd() => Engine::Userfaultfd,
             Source::Copies(_) => Engine::Mprotect,
+        }
+    }
+
+    /// Whether it is of this arena.
+    pub(crate) fn is_of(&self, registered: &Arc<Registered>) -> bool {
+        Arc::ptr_eq(&self.held.registered, registered)
+    }
+
+    /// Puts its arena, which is there and which the caller has to itself, back to its bytes.
+    pub(crate) fn restore(&self) -> Result<Restored> {
+        match self.source() {
+            Source::Copies(live) => self.core().restore(live),
+            Source::Frozen { frozen, .. } => frozen.restore(),
         }
     }
 

@@ -132,6 +132,12 @@ impl Store {
         segment.memory.copy_page(slot, arena, page, page_size);
     }
 
+    /// Copies a frame that a live snapshot pins into a page that stays writable meanwhile.
+    pub fn put_back(&self, frame: Frame, arena: &Memory, page: PageIndex) {
+        let (segment, slot) = self.segments.locate(frame);
+        arena.put_page(page, &segment.memory, slot, self.segments.page_size());
+    }
+
     /// Copies bytes of a frame, from `offset` within it, that a live snapshot pins.
     pub fn read(&self, frame: Frame, offset: usize, into: &mut [u8]) {
         let piece = self.piece(frame, offset..offset + into.len());

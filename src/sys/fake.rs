@@ -108,6 +108,14 @@ impl Memory {
         }
     }
 
+    pub fn put_page(&self, page: PageIndex, from: &Self, source: PageIndex, page_size: PageSize) {
+        for byte in 0..page_size.bytes() {
+            let value = from.bytes[page_size.offset_of(source) + byte].load(Ordering::Relaxed);
+            let stored = self.store(page, page_size.offset_of(page) + byte, value);
+            assert!(stored, "a page was put back that is not writable");
+        }
+    }
+
     pub fn read(&self, start: usize, into: &mut [u8]) {
         for (byte, value) in into.iter_mut().enumerate() {
             *value = self.bytes[start + byte].load(Ordering::Relaxed);

@@ -8,7 +8,8 @@
 //! - [`Memory`]: zero-filled pages, reserved but not resident until touched.
 //!   [`guarded`](Memory::guarded) is an arena's: its mapping borders on no other, so a call over
 //!   all of it splits none. `read` may run while others store to the same bytes, and then yields
-//!   some mixture; `copy_page` takes only a page that nobody can store to.
+//!   some mixture; `copy_page` takes only a page that nobody can store to, and `put_page` stores to
+//!   one that is writable.
 //! - [`Memory::protect`]: the permission of a mapping. Each border between two permissions is one
 //!   of mappings; [`ProtectError::NoMappings`] means that the kernel's limit of them is reached.
 //! - [`userfaultfd::Descriptor`]: the permission of pages one by one, which splits nothing. It ends

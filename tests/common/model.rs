@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::time::Duration;
 
-use pagecow::{Arena, ArenaBuilder, Engine, Error, Pending, Snapshot, Window};
+use pagecow::{Arena, ArenaBuilder, Engine, Error, Mark, Pending, Snapshot, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -70,6 +70,19 @@ pub enum Step {
     ChangedSince {
         which: usize,
         older: usize,
+    },
+    /// Put the arena back to one of the live snapshots.
+    Restore {
+        which: usize,
+    },
+    /// Make a mark at one of the live snapshots.
+    Mark {
+        which: usize,
+    },
+    /// What changed since one of the marks, up to one of the live snapshots and up to now.
+    ChangedSinceMark {
+        mark: usize,
+        which: usize,
     },
     /// Make a view, a branch or an arena of one of the live snapshots.
     Make {
@@ -133,7 +146,12 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(which, at, len)| Step::ReadAt { which, at, len }),
         1 => (which.clone(), at.clone()).prop_map(|(which, at)| Step::Stream { which, at }),
         2 => (which.clone(), at).prop_map(|(which, index)| Step::Page { which, index }),
-        2 => (which.clone(), which).prop_map(|(which, older)| Step::ChangedSince { which, older }),
+        2 => (which.clone(), which.clone())
+            .prop_map(|(which, older)| Step::ChangedSince { which, older }),
+        3 => which.clone().prop_map(|which| Step::Restore { which }),
+        1 => which.clone().prop_map(|which| Step::Mark { which }),
+        2 => (which.clone(), which.clone())
+            .prop_map(|(mark, which)| Step::ChangedSinceMark { mark, which }),
         1 => one.clone().prop_map(|(kind, which)| Step::Make { kind, which }),
         2 => (one.clone(), write).prop_map(|((kind, which), (at, len, value))| {
             Step::StoreBeside { kind, which, at, len, value }
@@ -201,11 +219,22 @@ impl Frozen {
     }
 }
 
+/// A mark, with what was there.
+struct Marked {
+    mark: Mark,
+    bytes: Vec<u8>,
+    number: u64,
+}
+
+/// As many are kept.
+const MOST_MARKS: usize = 2;
+
 pub struct Model {
     arena: Arena,
     /// What the arena must hold.
     bytes: Vec<u8>,
     live: Vec<Frozen>,
+    marks: Vec<Marked>,
     beside: Beside,
     children: Children,
     pending: Option<Pending>,
@@ -238,6 +267,7 @@ impl Model {
             arena: builder.engine(engine).window(window).build(len)?,
             bytes: vec![0; len],
             live: Vec::new(),
+            marks: Vec::new(),
             beside: Beside::default(),
             children: Children::default(),
             pending: None,
@@ -270,11 +300,15 @@ impl Model {
         self.bytes[range.clone()].fill(value);
         let page = page_size();
         for index in range.start / page..=(range.end - 1) / page {
-            let newest = self.live.iter().map(|frozen| frozen.number).max();
-            self.copies += u64::from(newest.is_some_and(|newest| newest > self.opened[index]));
-            self.opened[index] = self.taken;
-            self.history[index].push(self.taken);
+            self.stored_to(index);
         }
+    }
+
+    fn stored_to(&mut self, page: usize) {
+        let newest = self.live.iter().map(|frozen| frozen.number).max();
+        self.copies += u64::from(newest.is_some_and(|newest| newest > self.opened[page]));
+        self.opened[page] = self.taken;
+        self.history[page].push(self.taken);
     }
 
     /// The pages that were ever written, as ranges of bytes. Checks in between leave the others
@@ -371,6 +405,9 @@ impl Model {
                 }
             }
             Step::ChangedSince { which, older } => self.changed_since(which, older),
+            Step::Restore { which } => self.restore(which),
+            Step::Mark { which } => self.mark(which)?,
+            Step::ChangedSinceMark { mark, which } => self.changed_since_mark(mark, which),
             Step::Make { kind, which } => self.make(kind, which)?,
             Step::StoreBeside {
                 kind,
@@ -388,6 +425,94 @@ impl Model {
             Step::EndFork { which } => self.children.end_one(which),
         }
         Ok(())
+    }
+
+    fn restore(&mut self, which: usize) {
+        if self.live.is_empty() {
+            return;
+        }
+        let which = which % self.live.len();
+        let frozen = &self.live[which];
+        match self.arena.restore(&frozen.snapshot) {
+            Ok(restored) => {
+                assert!(!frozen.has_failed());
+                let wanted = frozen.bytes.clone();
+                let stored = self.pages_that_differ(&wanted, &self.bytes);
+                // With no faults to go by, what was written over with the same bytes is one, too.
+                assert!(restored.pages >= stored.len());
+                assert!(!self.by_faults || restored.pages == stored.len());
+                for page in stored {
+                    self.stored_to(page);
+                }
+                self.bytes = wanted;
+            }
+            Err(error) => assert!(self.may_fail && frozen.has_failed(), "{error:?}"),
+        }
+    }
+
+    fn mark(&mut self, which: usize) -> Result<(), Error> {
+        let Some(frozen) = self.pick(which) else {
+            return Ok(());
+        };
+        let marked = Marked {
+            mark: frozen.snapshot.mark()?,
+            bytes: frozen.bytes.clone(),
+            number: frozen.number,
+        };
+        if self.marks.len() == MOST_MARKS {
+            self.marks.remove(0);
+        }
+        self.marks.push(marked);
+        if !self.by_faults {
+            // It may have been taken to tell from there on.
+            self.taken = self.arena.stats().snapshots;
+        }
+        Ok(())
+    }
+
+    fn changed_since_mark(&self, mark: usize, which: usize) {
+        if self.marks.is_empty() {
+            return;
+        }
+        let marked = &self.marks[mark % self.marks.len()];
+        let expect = |ranges: Vec<Range<usize>>, bytes: &[u8], upto: u64| {
+            let pages: Vec<usize> = ranges.into_iter().flatten().collect();
+            let named = |page: &usize| pages.contains(page);
+            assert!(pages.is_sorted_by(|a, b| a < b), "{pages:?}");
+            let differ = self.pages_that_differ(&marked.bytes, bytes);
+            assert!(
+                differ.iter().all(named),
+                "{pages:?} lack some of {differ:?}"
+            );
+            let between = marked.number..upto;
+            let written = |page: &usize| self.history[*page].iter().any(|at| between.contains(at));
+            let written: Vec<usize> = (0..self.pages()).filter(written).collect();
+            if self.by_faults {
+                assert!(
+                    written.iter().all(named),
+                    "{pages:?} lack some of {written:?}"
+                );
+            }
+        };
+        let changed = self.arena.changed_since(&marked.mark).unwrap();
+        expect(changed, &self.bytes, u64::MAX);
+        let Some(frozen) = self.pick(which) else {
+            return;
+        };
+        match frozen.snapshot.changed_since(&marked.mark) {
+            Ok(changed) => expect(changed, &frozen.bytes, frozen.number),
+            Err(Error::NotOlder { .. }) => assert!(frozen.number < marked.number),
+            Err(error) => assert!(self.may_fail && frozen.has_failed(), "{error:?}"),
+        }
+    }
+
+    fn pages_that_differ(&self, one: &[u8], two: &[u8]) -> Vec<usize> {
+        let page = |bytes: &[u8], index: usize| {
+            bytes[index * page_size()..(index + 1) * page_size()].to_vec()
+        };
+        (0..self.pages())
+            .filter(|index| page(one, *index) != page(two, *index))
+            .collect()
     }
 
     fn make(&mut self, kind: Kind, which: usize) -> Result<(), Error> {
@@ -437,6 +562,13 @@ impl Model {
             return;
         };
         let result = newer.snapshot.changed_since(&older.snapshot);
+        let differ = newer.snapshot.pages_that_differ(&older.snapshot);
+        if let Ok(differ) = differ {
+            let differ: Vec<usize> = differ.into_iter().flatten().collect();
+            assert_eq!(differ, self.pages_that_differ(&newer.bytes, &older.bytes));
+        } else {
+            assert!(result.is_err(), "{differ:?}");
+        }
         if older.number > newer.number {
             let result = result.unwrap_err();
             assert!(matches!(result, Error::NotOlder { .. }));
@@ -450,13 +582,10 @@ impl Model {
             Ok(pages) if !self.by_faults => {
                 // Where there are no faults to go by, what was written over with the same bytes may
                 // be missing.
-                let page = |bytes: &[u8], index: usize| {
-                    bytes[index * page_size()..][..page_size()].to_vec()
-                };
-                let differ = |index| page(&newer.bytes, index) != page(&older.bytes, index);
+                let differ = self.pages_that_differ(&newer.bytes, &older.bytes);
                 for index in 0..self.pages() {
                     let named = pages.contains(&index);
-                    assert!(named || !differ(index), "{pages:?} lack {index}");
+                    assert!(named || !differ.contains(&index), "{pages:?} lack {index}");
                     let exact = self.window == Window::Page;
                     assert!(
                         !named || !exact || wanted.contains(&index),

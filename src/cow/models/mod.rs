@@ -13,6 +13,7 @@ mod opened;
 mod outputs;
 mod readied;
 mod refused;
+mod restored;
 mod runs;
 mod tended;
 mod used_up;

@@ -132,7 +132,6 @@ impl DirtySet {
     }
 
     /// Makes it the empty set. Only with the gate closed and drained.
-    #[cfg(not(loom))]
     pub fn remove_everything(&self) {
         self.remove(PageRange::all(self.pages));
     }
@@ -251,6 +250,11 @@ impl DirtySet {
     /// The first open page from `from` on. A guess while pages are opened or armed.
     pub fn first_open(&self, from: usize) -> Option<PageIndex> {
         self.next_open(from, self.pages.get())
+    }
+
+    /// The open pages, ascending. A guess while pages are opened or armed.
+    pub fn iter(&self) -> impl Iterator<Item = PageIndex> {
+        std::iter::successors(self.first_open(0), |page| self.first_open(page.get() + 1))
     }
 
     /// Which of the 64 pages from `first` on are open, the lowest bit for the first; `first` is a

@@ -1,5 +1,6 @@
 //! What is known of each page, of the mappings that they make, and of the snapshots that live.
 
+pub(in crate::cow) mod baseline;
 pub(crate) mod dirty;
 pub(crate) mod doubt;
 pub(super) mod guards;

@@ -161,6 +161,28 @@ impl Memory {
         unsafe { super::copy::page(target, source, bytes) };
     }
 
+    /// Stores to page `page`, which is writable and stays so, what page `source` of `from` holds,
+    /// which nobody changes. As any store, it may meet readers of the same bytes.
+    pub fn put_page(&self, page: PageIndex, from: &Self, source: PageIndex, page_size: PageSize) {
+        let target = page_size.offset_of(page);
+        let source = page_size.offset_of(source);
+        let bytes = page_size.bytes();
+        debug_assert!(source + bytes <= from.len && target + bytes <= self.len);
+        let source = from.start.wrapping_add(source);
+        let target = self.start.wrapping_add(target);
+        // SAFETY: both pages are inside their mappings (asserted above), which are different. The
+        // caller has the arena to itself, as for a store through `&mut` (docs/soundness.md).
+        unsafe { std::ptr::copy_nonoverlapping(source, target, bytes) };
+    }
+
+    /// The same with bytes that are not a `Memory`'s, from `start` on.
+    pub fn put(&self, start: usize, bytes: &[u8]) {
+        assert!(start <= self.len && bytes.len() <= self.len - start);
+        let target = self.start.wrapping_add(start);
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+    }
+
     /// Whether page `own` and page `page` of `other` differ. Others may store to either meanwhile;
     /// then the answer means nothing.
     pub fn differs(

@@ -256,6 +256,15 @@ impl Views {
         move_tables(from, to, len)
     }
 
+    /// Throws away the copies that these private pages of the live view have: what was stored to
+    /// them by the time of the call. Those that were locked cannot be thrown away.
+    pub fn drop_copies(&self, pages: PageRange) -> io::Result<()> {
+        let (offset, len) = self.bytes_of(pages);
+        let start = self.live.wrapping_add(offset);
+        // SAFETY: inside the live view, whose user asked for that.
+        check(unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) })
+    }
+
     /// A further private view of the file, which must not change for as long as it lives.
     pub fn branch(&self) -> io::Result<Branch> {
         self.empty_spare()?;
