@@ -191,6 +191,14 @@ impl PageRange {
     }
 }
 
+/// Puts a page that comes after all of these runs at their end.
+pub(crate) fn push_page(runs: &mut Vec<PageRange>, page: PageIndex) {
+    match runs.last_mut() {
+        Some(run) if run.end == page.0 => run.end += 1,
+        _ => runs.push(page.into()),
+    }
+}
+
 impl From<PageIndex> for PageRange {
     fn from(page: PageIndex) -> Self {
         Self::from(page.get()..page.get() + 1)

@@ -31,7 +31,9 @@ impl Arena {
     ///
     /// After it pages are armed as after a snapshot: the first store to each faults once more, but
     /// makes no copy, since the snapshot has one. So a loop that restores the same snapshot again
-    /// and again takes no more memory than one copy of each page that it ever writes. With
+    /// and again takes no more memory than one copy of each page that it ever writes. Pages that
+    /// two restores in a row brought back stay writable, until one does not: where the loop stores
+    /// to the same pages, it takes no faults. With
     /// [`Engine::Remap`](crate::Engine::Remap) nothing is armed, and the kernel copies a page again
     /// when it is stored to.
     ///

@@ -85,7 +85,7 @@ impl Core {
                 memory.read(self.page_size.offset_of(*page), &mut bytes);
                 bytes != wanted(*page)
             });
-            self.open(&ledger, pages.iter().copied());
+            self.open(&ledger, &pages);
             for page in &pages {
                 memory.put(self.page_size.offset_of(*page), wanted(*page));
             }

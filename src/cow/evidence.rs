@@ -15,8 +15,9 @@ impl Core {
     pub(super) fn window_around(&self, page: PageIndex) -> Range<usize> {
         let saved = self.counters.saved_since_commit() + 1;
         let left = (self.pages.get() as u64).saturating_sub(saved) as usize;
-        if self.store.free() < left {
-            // A copy ahead might take a frame that a write needs.
+        if self.store.free() < left || self.baseline.is_there() {
+            // A copy ahead might take a frame that a write needs. And where it is restored again
+            // and again, each page is copied once but looked at whenever it was open.
             return page.get()..page.get() + 1;
         }
         if self.density.ahead() > 0 {

@@ -8,7 +8,7 @@
 //! open, and those noted there; else those of which it has a copy, since a page that has none was
 //! not stored to since. Of these, the ones that differ.
 //!
-//! Then all are armed, in the order
+//! Then all are armed but those that are stored to again and again, in the order
 //! 1. close the gate and drain it;
 //! 2. begin the baseline; arm what is open, which notes it there;
 //! 3. compare each noted page with its copy; one that is the same is not noted any more;
@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::page::{PageIndex, PageRange};
 use crate::store::Frame;
 use crate::sys;
+use crate::window;
 
 /// What a restore did. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,13 +51,14 @@ impl Core {
         self.check(snapshot)?;
         let begin = sys::clock::now();
         let copies = self.copies_that_differ(snapshot);
-        let pages = copies.iter().map(|(page, _)| *page);
-        self.open(&ledger, pages);
+        let pages: Vec<PageIndex> = copies.iter().map(|(page, _)| *page).collect();
+        self.open(&ledger, &pages);
         for (page, frame) in &copies {
             self.store.put_back(*frame, self.engine.memory(), *page);
         }
         let arming = sys::clock::now();
-        self.arm_at_baseline(&ledger, snapshot);
+        let again = self.baseline.bring_back(snapshot.epoch, pages);
+        self.arm_at_baseline(&ledger, snapshot, &again);
         let end = sys::clock::now();
         drop(ledger);
         self.confirm()?;
@@ -97,24 +99,25 @@ impl Core {
     }
 
     /// Opens pages, which come in ascending order. They stay open while the ledger is locked.
-    pub(super) fn open(&self, _ledger: &Ledger, pages: impl Iterator<Item = PageIndex>) {
-        let mut pages = pages.peekable();
-        while let Some(first) = pages.next() {
-            let mut end = first.get() + 1;
-            while pages.next_if(|page| page.get() == end).is_some() {
-                end += 1;
+    pub(super) fn open(&self, _ledger: &Ledger, pages: &[PageIndex]) {
+        let is_next = |a: &PageIndex, b: &PageIndex| a.get() + 1 == b.get();
+        for run in pages.chunk_by(is_next) {
+            // Nobody arms what is open now.
+            if !run.iter().all(|page| self.is_open(*page)) {
+                let first = run[0].get();
+                self.make_writable(PageRange::from(first..first + run.len()));
             }
-            self.make_writable(PageRange::from(first.get()..end));
         }
     }
 
-    /// Arms all pages, and notes which of them are not what the snapshot holds. When the system
-    /// refuses, they stay open: the next restore looks at all of them.
-    fn arm_at_baseline(&self, _ledger: &Ledger, snapshot: &Live) {
+    /// Arms all pages but those of `kept`, ascending, and notes which of them are not what the
+    /// snapshot holds. When the system refuses, they stay open: the next restore looks at all of
+    /// them.
+    fn arm_at_baseline(&self, _ledger: &Ledger, snapshot: &Live, kept: &[PageRange]) {
         let masked = sys::signal::Masked::new();
         self.gate.close();
         self.baseline.begin(snapshot.epoch);
-        if self.arm(self.all_dirty()).is_ok() {
+        if self.arm_outside(kept).is_ok() {
             self.baseline.retain(|page| {
                 let copy = self.copy_for(snapshot, page);
                 copy.is_none_or(|copy| self.store.differs(copy, self.engine.memory()))
@@ -122,5 +125,22 @@ impl Core {
         }
         self.gate.open();
         drop(masked);
+    }
+
+    /// Arms what lies between these pages. All of it where each border counts, or where not even
+    /// the bits say what is open. Gate closed and drained.
+    fn arm_outside(&self, kept: &[PageRange]) -> Result<()> {
+        let in_use = sys::mappings::in_use();
+        let is_scarce = window::reach(in_use, sys::mappings::limit()) > 0;
+        if kept.is_empty() || !self.dirty.is_exact() || self.engine.splits_mappings() && is_scarce {
+            return self.arm(self.all_dirty()).map(drop);
+        }
+        let ends = kept.iter().map(|run| run.end());
+        let starts = kept.iter().map(|run| run.start());
+        let all = starts.chain([self.pages.get()]);
+        for (from, to) in std::iter::once(0).chain(ends).zip(all) {
+            self.arm(self.dirty.slice_within(from..to))?;
+        }
+        Ok(())
     }
 }

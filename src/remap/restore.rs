@@ -1,12 +1,7 @@
 //! Putting live memory back to the frozen bytes: the pages that were stored to are thrown away.
 
-use std::ops::Range;
-
-use crate::page::PageRange;
+use crate::page::{PageRange, push_page};
 use crate::remap::Remap;
-
-/// With more runs of pages than this, one call over all of them takes less time.
-const MOST_RUNS: usize = 4096;
 
 impl Remap {
     /// Throws away what was stored since the memory was frozen, for one of its holders. Returns how
@@ -21,22 +16,13 @@ impl Remap {
             return None;
         }
         let private = self.private(&state)?;
-        let mut runs: Vec<Range<usize>> = Vec::new();
+        let mut runs: Vec<PageRange> = Vec::new();
         let mut pages = 0;
         self.views.copied(private, |page| {
             pages += 1;
-            match runs.last_mut() {
-                Some(run) if run.end == page.get() => run.end += 1,
-                _ => runs.push(page.get()..page.get() + 1),
-            }
+            push_page(&mut runs, page);
         });
-        if runs.len() > MOST_RUNS {
-            self.views.drop_copies(private).ok()?;
-            return Some(pages);
-        }
-        for run in runs {
-            self.views.drop_copies(PageRange::from(run)).ok()?;
-        }
+        self.views.drop_copies(&runs).ok()?;
         Some(pages)
     }
 }

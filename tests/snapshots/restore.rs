@@ -79,6 +79,43 @@ fn a_loop_costs_one_copy_of_each_page_and_a_fault_for_each_store() {
     });
 }
 
+/// Pages that are stored to in each round stay open, and are brought back all the same. One that is
+/// not stored to any more is armed again.
+#[test]
+fn a_loop_over_the_same_pages_takes_no_faults() {
+    for_each_fault_engine(|engine| {
+        let (mut arena, before) = patterned(page_by_page(engine), PAGES);
+        let snapshot = arena.snapshot().unwrap();
+        let faults = |arena: &mut Arena, pages: &[usize]| {
+            let before = arena.stats().faults;
+            for page in pages {
+                arena[page * page_size()] ^= 1;
+            }
+            arena.stats().faults - before
+        };
+        let some = [3, 4, 50, 70];
+        for round in 0..10 {
+            let wanted = if round < 2 { 4 } else { 0 };
+            assert_eq!(faults(&mut arena, &some), wanted, "round {round}");
+            restore(&mut arena, &snapshot, 4);
+            arena.check_invariants().unwrap();
+        }
+        // Others beside them, some of which are none of these.
+        assert_eq!(faults(&mut arena, &[4, 51, 70]), 1);
+        restore(&mut arena, &snapshot, 3);
+        assert_eq!(faults(&mut arena, &some), 2);
+        restore(&mut arena, &snapshot, 4);
+        // A snapshot arms them all, and needs a copy of each.
+        let newer = arena.snapshot().unwrap();
+        let saved = arena.stats().pages_saved;
+        assert_eq!(faults(&mut arena, &some), 4);
+        assert_eq!(arena.stats().pages_saved - saved, 4);
+        expect_bytes(&newer, &before);
+        restore(&mut arena, &snapshot, 4);
+        assert!(arena[..] == before);
+    });
+}
+
 /// Older and newer snapshots in turn, each of which stays as it is.
 #[test]
 fn goes_to_and_fro_between_snapshots() {

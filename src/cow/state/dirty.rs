@@ -228,6 +228,32 @@ impl DirtySet {
         Some(PageRange::from(first.get()..to))
     }
 
+    /// All open pages in `pages` as one slice. Only with the gate closed, and where the set
+    /// [is exact](Self::is_exact).
+    pub fn slice_within(&self, pages: Range<usize>) -> Option<Slice> {
+        let mut slice: Option<Slice> = None;
+        let mut next = pages.start;
+        while let Some(run) = self.run_from(next..pages.end, 0) {
+            next = run.end();
+            let before = slice.unwrap_or(Slice {
+                range: run,
+                pages: 0,
+                runs: 0,
+            });
+            slice = Some(Slice {
+                range: PageRange::from(before.range.start()..run.end()),
+                pages: before.pages + run.count().get(),
+                runs: before.runs + 1,
+            });
+        }
+        slice
+    }
+
+    /// Whether each page has a bit of its own.
+    pub fn is_exact(&self) -> bool {
+        self.open_from() == self.pages.get()
+    }
+
     /// Takes pages out that are all in one [`Slice`]. Only with the gate closed and drained.
     pub fn remove(&self, range: PageRange) {
         let (first, end) = (range.start(), range.end());

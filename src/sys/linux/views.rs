@@ -19,6 +19,7 @@
 
 #[cfg(feature = "forkable")]
 mod ahead;
+mod drop;
 mod inherit;
 #[cfg(feature = "forkable")]
 mod leave;
@@ -254,15 +255,6 @@ impl Views {
         );
         has_room(len)?;
         move_tables(from, to, len)
-    }
-
-    /// Throws away the copies that these private pages of the live view have: what was stored to
-    /// them by the time of the call. Those that were locked cannot be thrown away.
-    pub fn drop_copies(&self, pages: PageRange) -> io::Result<()> {
-        let (offset, len) = self.bytes_of(pages);
-        let start = self.live.wrapping_add(offset);
-        // SAFETY: inside the live view, whose user asked for that.
-        check(unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) })
     }
 
     /// A further private view of the file, which must not change for as long as it lives.

@@ -1,0 +1,60 @@
+//! Throwing away what was stored to private pages.
+
+#![allow(unsafe_code, reason = "system calls")]
+
+use std::io;
+
+use super::{Views, check};
+use crate::page::PageRange;
+
+/// This process, where a call takes a descriptor of one (since Linux 6.14).
+const SELF: libc::c_int = -10_001;
+/// Most ranges that one call takes.
+const MOST: usize = 1024;
+
+impl Views {
+    /// Throws away the copies that these private pages of the live view have: what was stored to
+    /// them by the time of the call. Those that were locked cannot be thrown away.
+    pub fn drop_copies(&self, runs: &[PageRange]) -> io::Result<()> {
+        for some in runs.chunks(MOST) {
+            // One call for each costs five times as much.
+            if !self.drop_at_once(some) {
+                for run in some {
+                    let (offset, len) = self.bytes_of(*run);
+                    let start = self.live.wrapping_add(offset);
+                    // SAFETY: inside the live view, whose user asked for that.
+                    check(unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `false` where not all was done: the kernel does not know the call, or refuses a part.
+    fn drop_at_once(&self, runs: &[PageRange]) -> bool {
+        let ranges: Vec<libc::iovec> = runs
+            .iter()
+            .map(|run| {
+                let (offset, len) = self.bytes_of(*run);
+                libc::iovec {
+                    iov_base: self.live.wrapping_add(offset).cast(),
+                    iov_len: len,
+                }
+            })
+            .collect();
+        let bytes: usize = ranges.iter().map(|range| range.iov_len).sum();
+        // SAFETY: ranges inside the live view, whose user asked for that; the kernel reads as many
+        // of them as there are.
+        let dropped = unsafe {
+            libc::syscall(
+                libc::SYS_process_madvise,
+                SELF,
+                ranges.as_ptr(),
+                ranges.len(),
+                libc::MADV_DONTNEED,
+                0,
+            )
+        };
+        dropped as usize == bytes
+    }
+}
