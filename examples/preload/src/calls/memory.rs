@@ -31,43 +31,41 @@ pub unsafe extern "C" fn mmap(
     offset: i64,
 ) -> *mut c_void {
     begin::begin();
-    if let Some(served) = served::here() {
-        let is_fixed = flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
-        let is_plain = prot == ACCESS && flags & !libc::MAP_NORESERVE & !libc::MAP_FIXED == KIND;
-        if is_fixed && let Some(addresses) = touched(served, address, len) {
-            let call = || {
-                // SAFETY: the caller's.
-                unsafe { kernel_mmap(address, len, prot, flags, fd, offset) }
-            };
-            // SAFETY: the caller's.
-            return unsafe { over_served(served, addresses, flags, is_plain, call) };
-        }
-        let fits = len > 0 && len <= isize::MAX as usize;
-        if is_plain
-            && !is_fixed
-            && fits
-            && let Some(mapped) = served.map(address as usize, len)
-        {
-            return mapped;
-        }
+    if let Some(served) = served::here()
+        && let Some(mapped) = map(served, address, len, prot, flags)
+    {
+        return mapped;
     }
     // SAFETY: the caller's.
-    unsafe { kernel_mmap(address, len, prot, flags, fd, offset) }
+    unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) as *mut c_void }
 }
 
-/// # Safety
-///
-/// As mmap(2).
-unsafe fn kernel_mmap(
+/// What mmap(2) returns where the kernel is not asked. Served memory in whose place it is to map
+/// something has left by then.
+fn map(
+    served: &Served,
     address: *mut c_void,
     len: usize,
     prot: c_int,
     flags: c_int,
-    fd: c_int,
-    offset: i64,
-) -> *mut c_void {
-    // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) as *mut c_void }
+) -> Option<*mut c_void> {
+    let is_plain = prot == ACCESS && flags & !libc::MAP_NORESERVE & !libc::MAP_FIXED == KIND;
+    if flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == 0 {
+        let fits = len > 0 && len <= isize::MAX as usize;
+        return (is_plain && fits)
+            .then(|| served.map(address as usize, len))
+            .flatten();
+    }
+    let addresses = touched(served, address, len)?;
+    if flags & libc::MAP_FIXED_NOREPLACE != 0 {
+        real::set_errno(libc::EEXIST);
+        return Some(libc::MAP_FAILED);
+    }
+    if is_plain && served.part_of(addresses.clone()) == Some(addresses.clone()) {
+        served.clear(addresses);
+        return Some(address);
+    }
+    (!served.leave(addresses)).then_some(libc::MAP_FAILED)
 }
 
 /// Whole pages from an address on, if some of them are of the served address space.
@@ -78,32 +76,6 @@ fn touched(served: &Served, address: *const c_void, len: usize) -> Option<Range<
         .checked_next_multiple_of(served.page)?;
     let is_whole = start.is_multiple_of(served.page);
     (is_whole && served.part_of(start..end).is_some()).then_some(start..end)
-}
-
-/// A mapping in the place of served memory.
-///
-/// # Safety
-///
-/// As mmap(2), of which `call` is one, at `address`.
-unsafe fn over_served(
-    served: &Served,
-    addresses: Range<usize>,
-    flags: c_int,
-    is_plain: bool,
-    call: impl FnOnce() -> *mut c_void,
-) -> *mut c_void {
-    if flags & libc::MAP_FIXED_NOREPLACE == libc::MAP_FIXED_NOREPLACE {
-        real::set_errno(libc::EEXIST);
-        return libc::MAP_FAILED;
-    }
-    if is_plain && served.part_of(addresses.clone()) == Some(addresses.clone()) {
-        served.clear(addresses.clone());
-        return addresses.start as *mut c_void;
-    }
-    if !served.leave(addresses) {
-        return libc::MAP_FAILED;
-    }
-    call()
 }
 
 /// mmap(2).
@@ -316,11 +288,8 @@ pub unsafe extern "C" fn madvise(address: *mut c_void, len: usize, advice: c_int
                 }
             }),
             // These split it for good.
-            libc::MADV_WIPEONFORK | libc::MADV_DONTFORK if !served::is_child() => {
-                if !served.leave(addresses.clone()) {
-                    return -1;
-                }
-                kernel_madvise(addresses, advice)
+            libc::MADV_WIPEONFORK | libc::MADV_DONTFORK => {
+                after_leaving(address, len, || kernel_madvise(addresses, advice))
             }
             _ => kernel_madvise(addresses, advice),
         };
@@ -329,9 +298,7 @@ pub unsafe extern "C" fn madvise(address: *mut c_void, len: usize, advice: c_int
     unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) as c_int }
 }
 
-/// # Safety
-///
-/// As madvise(2).
+/// For what the program has asked.
 fn kernel_madvise(addresses: Range<usize>, advice: c_int) -> c_int {
     let (start, len) = (addresses.start, addresses.len());
     // SAFETY: the caller's.
@@ -347,15 +314,14 @@ fn kernel_madvise(addresses: Range<usize>, advice: c_int) -> c_int {
 pub unsafe extern "C" fn mprotect(address: *mut c_void, len: usize, prot: c_int) -> c_int {
     // SAFETY: the caller's.
     let call = || unsafe { libc::syscall(libc::SYS_mprotect, address, len, prot) as c_int };
-    if let Some(served) = served::here()
+    if prot == ACCESS
+        && let Some(served) = served::here()
         && let Some(addresses) = touched(served, address, len)
+        && served.is_all_served(addresses)
     {
-        if prot == ACCESS && served.is_all_served(addresses.clone()) {
-            return 0;
-        }
-        return after_leaving(served, addresses, call);
+        return 0;
     }
-    call()
+    after_leaving(address, len, call)
 }
 
 /// pkey_mprotect(2).
@@ -373,13 +339,7 @@ pub unsafe extern "C" fn pkey_mprotect(
     // SAFETY: the caller's.
     let call =
         || unsafe { libc::syscall(libc::SYS_pkey_mprotect, address, len, prot, key) as c_int };
-    match served::here() {
-        Some(served) => match touched(served, address, len) {
-            Some(addresses) => after_leaving(served, addresses, call),
-            None => call(),
-        },
-        None => call(),
-    }
+    after_leaving(address, len, call)
 }
 
 /// mlock(2).
@@ -413,10 +373,7 @@ fn locked(address: *const c_void, len: usize, call: impl FnOnce() -> c_int) -> c
     // Unlike others, these take parts of pages.
     let start = address as usize / served.page * served.page;
     let len = len.saturating_add(address as usize - start);
-    match touched(served, start as *const c_void, len) {
-        Some(addresses) => after_leaving(served, addresses, call),
-        None => call(),
-    }
+    after_leaving(start as *const c_void, len, call)
 }
 
 /// mlockall(2).
@@ -436,7 +393,13 @@ pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
     unsafe { libc::syscall(libc::SYS_mlockall, flags) as c_int }
 }
 
-/// A call that would split the mapping of served memory.
-fn after_leaving(served: &Served, addresses: Range<usize>, call: impl FnOnce() -> c_int) -> c_int {
-    if served.leave(addresses) { call() } else { -1 }
+/// A call that would split the mapping of served memory, if it is about some.
+fn after_leaving(address: *const c_void, len: usize, call: impl FnOnce() -> c_int) -> c_int {
+    if let Some(served) = served::here()
+        && let Some(addresses) = touched(served, address, len)
+        && !served.leave(addresses)
+    {
+        return -1;
+    }
+    call()
 }
