@@ -161,13 +161,6 @@ impl Remap {
 }
 
 impl State {
-    /// No page is in use.
-    #[cfg(any(feature = "forkable", loom))]
-    fn shrink(&mut self) {
-        self.shared = 0;
-        self.end = 0;
-    }
-
     /// Whether all pages are.
     fn is_shared(&self) -> bool {
         self.shared == self.end
