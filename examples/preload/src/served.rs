@@ -151,18 +151,23 @@ impl Served {
             let Some(run) = self.space().next_taken(rest.clone()) else {
                 break;
             };
-            let is_clean = self.forkable.give_back(self.bytes_of(&run));
-            let mut space = self.space();
-            if is_clean {
-                space.free(run.clone());
-            } else {
-                space.free_unclean(run.clone());
-            }
             rest.start = run.end;
+            self.release(run);
         }
         // The last merge may just have ended.
         if self.forkable.is_merged() {
             self.clean_up();
+        }
+    }
+
+    /// Makes pages free, which are taken and not needed any more, as soon as that can be.
+    fn release(&self, run: Range<usize>) {
+        let is_clean = self.forkable.give_back(self.bytes_of(&run));
+        let mut space = self.space();
+        if is_clean {
+            space.free(run);
+        } else {
+            space.free_unclean(run);
         }
     }
 
@@ -183,12 +188,7 @@ impl Served {
 
     /// Zeros in place of what is there.
     pub fn clear(&self, addresses: Range<usize>) {
-        let is_clear = {
-            let _inside = Inside::enter();
-            let pages = self.pages_of(&addresses);
-            self.forkable.give_back(self.bytes_of(&pages))
-        };
-        if is_clear {
+        if self.give_back(addresses.clone()) {
             return;
         }
         self.pieces(addresses, |piece, is_served| {
@@ -299,13 +299,7 @@ impl Served {
                 return;
             };
             from = run.end;
-            let is_clean = self.forkable.give_back(self.bytes_of(&run));
-            let mut space = self.space();
-            if is_clean {
-                space.free(run);
-            } else {
-                space.free_unclean(run);
-            }
+            self.release(run);
         }
     }
 
