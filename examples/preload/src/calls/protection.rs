@@ -24,16 +24,18 @@ pub unsafe extern "C" fn madvise(address: *mut c_void, len: usize, advice: c_int
     {
         return match advice {
             // In a child it would bring back what was before the fork.
-            libc::MADV_DONTNEED => served.pieces(addresses, |piece, is_served| {
-                if !is_served {
-                    return kernel_madvise(piece, advice);
-                }
-                if !served::is_child() && served.give_back(piece) {
-                    return 0;
-                }
-                real::set_errno(libc::EINVAL);
-                -1
-            }),
+            libc::MADV_DONTNEED | libc::MADV_DONTNEED_LOCKED => {
+                served.pieces(addresses, |piece, is_served| {
+                    if !is_served {
+                        return kernel_madvise(piece, advice);
+                    }
+                    if !served::is_child() && served.give_back(piece) {
+                        return 0;
+                    }
+                    real::set_errno(libc::EINVAL);
+                    -1
+                })
+            }
             // These would give up what the kernel holds of a file, and not of this process.
             libc::MADV_FREE | libc::MADV_REMOVE => served.pieces(addresses, |piece, is_served| {
                 if !is_served {

@@ -207,6 +207,12 @@ fn locks_and_advice_hold() {
         let advised = unsafe { libc::madvise(kept.cast(), PAGE, libc::MADV_DONTNEED) };
         assert_eq!(advised, 0);
         assert!(bytes(kept, PAGE).iter().all(|byte| *byte == 0));
+        await_merged();
+        let served = start.wrapping_add(2 * MIB);
+        // SAFETY: as above.
+        let advised = unsafe { libc::madvise(served.cast(), PAGE, libc::MADV_DONTNEED_LOCKED) };
+        assert_eq!(advised, 0);
+        assert!(bytes(served, PAGE).iter().all(|byte| *byte == 0));
     });
 }
 
