@@ -171,8 +171,12 @@ impl Served {
         }
     }
 
-    /// The program has emptied these addresses, of pages that had left, by moving what was there.
+    /// The program has emptied these addresses by moving what was there. What of them is served
+    /// had left.
     pub fn emptied(&self, addresses: Range<usize>) {
+        let Some(addresses) = self.part_of(addresses) else {
+            return;
+        };
         let (start, len) = (addresses.start as *mut c_void, addresses.len());
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         // SAFETY: a new mapping where nothing is.

@@ -168,6 +168,19 @@ fn other_mappings_over_served_memory() {
         assert_ne!(moved, libc::MAP_FAILED);
         assert_ne!(moved, over.cast::<c_void>());
         assert_eq!(bytes(moved.cast(), PAGE)[0], 8);
+        // One from elsewhere, moved to served memory.
+        // SAFETY: a new mapping.
+        let elsewhere = unsafe {
+            let flags = libc::MAP_SHARED;
+            libc::mmap(std::ptr::null_mut(), 4 * PAGE, access, flags, number, 0)
+        };
+        assert_ne!(elsewhere, libc::MAP_FAILED);
+        let to: *mut c_void = start.wrapping_add(20 * MIB).cast();
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: in the place of the test's own memory.
+        let moved = unsafe { libc::mremap(elsewhere, 4 * PAGE, 4 * PAGE, flags, to) };
+        assert_eq!(moved, to);
+        assert_eq!(bytes(to.cast(), PAGE)[0], 8);
         // Plain memory in a place around it.
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         let around = start.wrapping_add(4 * MIB);
