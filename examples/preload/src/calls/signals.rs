@@ -16,6 +16,8 @@ type Sigmask = unsafe extern "C" fn(c_int, *const libc::sigset_t, *mut libc::sig
 /// one is not disturbed by the next.
 struct Wanted {
     slots: [UnsafeCell<libc::sigaction>; SLOTS],
+    /// Up to where threads have counted, each for a slot of its own.
+    counted: AtomicUsize,
     latest: AtomicUsize,
 }
 
@@ -28,6 +30,7 @@ unsafe impl Sync for Wanted {}
 static WANTED: Wanted = Wanted {
     // SAFETY: zeros are the default action.
     slots: [const { UnsafeCell::new(unsafe { std::mem::zeroed() }) }; SLOTS],
+    counted: AtomicUsize::new(0),
     latest: AtomicUsize::new(0),
 };
 
@@ -39,10 +42,10 @@ impl Wanted {
     }
 
     fn set(&self, action: libc::sigaction) {
-        let next = self.latest.load(Ordering::Relaxed) + 1;
-        // SAFETY: nobody reads it now (see above).
+        let next = self.counted.fetch_add(1, Ordering::Relaxed) + 1;
+        // SAFETY: nobody else has it now (see above).
         unsafe { *self.slots[next % SLOTS].get() = action };
-        self.latest.store(next, Ordering::Release);
+        self.latest.fetch_max(next, Ordering::Release);
     }
 }
 
