@@ -112,6 +112,11 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     real::set_errno(number);
     let mut wanted = WANTED.get();
     let handler = wanted.sa_sigaction;
+    // SAFETY: the kernel's, for this call.
+    let is_sent = unsafe { (*info).si_code } <= 0;
+    if is_sent && handler == libc::SIG_IGN {
+        return;
+    }
     if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
         // The instruction is tried again, and ends the process.
         // SAFETY: zeros are a valid structure: the default action.
@@ -119,8 +124,8 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         let sigaction = next!(sigaction: Sigaction);
         // SAFETY: a live structure.
         unsafe { sigaction(signal, &raw const action, std::ptr::null_mut()) };
-        // SAFETY: as the kernel's, for this call. One that was sent does not come again by itself.
-        if unsafe { (*info).si_code } <= 0 && handler == libc::SIG_DFL {
+        // One that was sent does not come again by itself.
+        if is_sent {
             // SAFETY: a plain call.
             unsafe { libc::raise(signal) };
         }

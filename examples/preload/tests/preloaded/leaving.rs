@@ -259,3 +259,22 @@ fn the_programs_handler_gets_its_faults() {
         assert!(bytes(start, MIB).iter().all(|byte| *byte == 2));
     });
 }
+
+/// A signal that was sent is ignored where the program wants that, and the library's handler stays.
+#[test]
+fn a_signal_that_is_ignored_changes_nothing() {
+    preloaded("leaving::a_signal_that_is_ignored_changes_nothing", || {
+        // SAFETY: plain calls.
+        unsafe {
+            libc::signal(libc::SIGSEGV, libc::SIG_IGN);
+            libc::raise(libc::SIGSEGV);
+        }
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))
+            .unwrap();
+        let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+        assert_ne!(caught & 1 << (libc::SIGSEGV - 1), 0, "{caught:x}");
+    });
+}
