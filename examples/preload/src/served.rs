@@ -142,6 +142,15 @@ impl Served {
             .then(|| self.address_of(first))
     }
 
+    /// The program maps something in the place of what is served of these addresses, whether it has
+    /// them or not: nobody else gets them then.
+    pub fn take_over(&self, addresses: Range<usize>) {
+        let _inside = Inside::enter();
+        if let Some(part) = self.part_of(addresses) {
+            self.space().take_over(self.pages_of(&part));
+        }
+    }
+
     /// The program needs these addresses no more.
     pub fn unmap(&self, addresses: Range<usize>) {
         let _inside = Inside::enter();

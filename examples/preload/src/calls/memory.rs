@@ -57,6 +57,7 @@ fn map(
         real::set_errno(libc::EEXIST);
         return Some(libc::MAP_FAILED);
     }
+    served.take_over(addresses.clone());
     if is_plain && served.part_of(addresses.clone()) == Some(addresses.clone()) {
         served.clear(addresses);
         return Some(address);
@@ -215,6 +216,9 @@ unsafe fn resize_by_kernel(
     if !served::is_child() {
         let target = new as usize..(new as usize).saturating_add(new_len);
         let is_over = flags & libc::MREMAP_FIXED != 0 && served.part_of(target.clone()).is_some();
+        if is_over {
+            served.take_over(target.clone());
+        }
         if !served.leave(old.clone()) || is_over && !served.leave(target) {
             return libc::MAP_FAILED;
         }

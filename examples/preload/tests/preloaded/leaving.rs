@@ -195,6 +195,36 @@ fn other_mappings_over_served_memory() {
     });
 }
 
+/// What was unmapped, and mapped again where it was, nobody else gets.
+#[test]
+fn mappings_in_the_place_of_what_was_unmapped() {
+    preloaded(
+        "leaving::mappings_in_the_place_of_what_was_unmapped",
+        || {
+            let start = map(LEN);
+            bytes(start, LEN).fill(1);
+            unmap(start, LEN);
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            let half = start.wrapping_add(LEN / 2);
+            for (place, access) in [
+                (start, libc::PROT_READ | libc::PROT_WRITE),
+                (half, libc::PROT_READ),
+            ] {
+                // SAFETY: where the test's own memory was.
+                let mapped = unsafe { libc::mmap(place.cast(), LEN / 2, access, flags, -1, 0) };
+                assert_eq!(mapped, place.cast());
+            }
+            let other = map(LEN);
+            bytes(other, LEN).fill(2);
+            assert!(bytes(start, LEN).iter().all(|byte| *byte == 0));
+            unmap(start, LEN);
+            assert_eq!(map(LEN), start);
+            assert!(bytes(start, LEN).iter().all(|byte| *byte == 0));
+            assert!(is_served(half));
+        },
+    );
+}
+
 /// What is locked, or kept out of children, is so.
 #[test]
 fn locks_and_advice_hold() {
