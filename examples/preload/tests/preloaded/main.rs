@@ -13,7 +13,9 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use program::{await_merged, bytes, expect_ended_well, fork, is_served, map, preloaded, unmap};
+use program::{
+    await_merged, bytes, expect_ended_well, fork, is_served, map, preloaded, started, unmap,
+};
 
 const LEN: usize = 64 << 20;
 
@@ -307,4 +309,32 @@ fn calls_that_write_into_memory_arrive_beside_merging() {
         await_merged();
     });
     assert!(log.is_none_or(|log| log.contains("merged:")));
+}
+
+/// Pages are mapped again ahead of the program, with the bytes that they have.
+#[test]
+fn pages_are_mapped_ahead_where_that_is_asked_for() {
+    let name = "pages_are_mapped_ahead_where_that_is_asked_for";
+    let variables = [("PAGECOW_POPULATE", "1")];
+    let log = started(
+        name,
+        &variables,
+        || Ok(()),
+        || {
+            let start = map(LEN);
+            bytes(start, LEN).fill(1);
+            expect_ended_well(fork(|| {
+                assert!(bytes(start, LEN).iter().all(|byte| *byte == 1));
+            }));
+            bytes(start, LEN / 2).fill(2);
+            await_merged();
+            assert!(bytes(start, LEN / 2).iter().all(|byte| *byte == 2));
+            assert!(bytes(start, LEN)[LEN / 2..].iter().all(|byte| *byte == 1));
+        },
+    );
+    let log = log.unwrap_or_default();
+    let mut lines = log.lines();
+    assert!(
+        log.is_empty() || lines.any(|line| line.contains("mapped: ") && !line.ends_with(" 0 MiB"))
+    );
 }
