@@ -11,9 +11,12 @@ use serde::Serialize;
 
 pub mod child;
 pub mod engines;
+mod figures;
 pub mod fresh;
 pub mod load;
 pub mod mapping;
+
+pub use figures::number;
 
 pub const MIB: usize = 1 << 20;
 
@@ -106,12 +109,7 @@ pub struct Samples {
 
 impl Samples {
     pub fn median(&self) -> f64 {
-        let middle = self.ascending.len() / 2;
-        if self.ascending.len() % 2 == 1 {
-            self.ascending[middle]
-        } else {
-            f64::midpoint(self.ascending[middle - 1], self.ascending[middle])
-        }
+        figures::median(&self.ascending)
     }
 }
 
@@ -146,18 +144,6 @@ impl Display for Samples {
 
 pub fn micros(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1e3
-}
-
-/// Three digits, or all those before the point where these are more.
-pub fn number(value: f64) -> String {
-    let digits = match value.abs() {
-        0.0 => 0,
-        value if value < 1.0 => 3,
-        value if value < 10.0 => 2,
-        value if value < 100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$}")
 }
 
 pub fn known(value: Option<impl Display>) -> String {

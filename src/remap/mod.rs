@@ -28,6 +28,7 @@
 //!   of it that overlap with others. It is taken back ([`lend`]) once that one has none left.
 //! - *While a slice is merged* stores to it are refused, and wait for the end of it
 //!   ([`Remap::refused`]). At all other times a store needs nobody's help.
+//! - *Foreign* pages have left (`leave`): they are ordinary memory, neither frozen nor merged.
 //!
 //! Nothing here allocates but the list of branches. Each operation takes the state's lock for
 //! itself; a fork keeps it.
@@ -163,13 +164,6 @@ impl Remap {
 }
 
 impl State {
-    /// No page is in use.
-    #[cfg(any(feature = "forkable", loom))]
-    fn shrink(&mut self) {
-        self.shared = 0;
-        self.end = 0;
-    }
-
     /// Whether all pages are.
     fn is_shared(&self) -> bool {
         self.shared == self.end

@@ -56,9 +56,9 @@ impl Still<'_> {
         }
     }
 
-    #[cfg(not(loom))]
     /// The child's memory is another engine's from now on. Returns whether that has not had it
     /// before.
+    #[cfg(not(loom))]
     pub fn in_child(&mut self) -> bool {
         self.remap.forsaken.store(true, Ordering::Relaxed);
         if !self.inherited {
@@ -70,11 +70,11 @@ impl Still<'_> {
 
 #[cfg(any(feature = "forkable", loom))]
 impl Remap {
-    /// For memory of which only the pages below `used` are in use, and for all that is not in use
-    /// yet: no page is private so far.
+    /// No page is in use yet: a fork says below which page all are.
     pub fn unused(mut self) -> Self {
         let state = self.state.get_mut();
-        state.unwrap_or_else(|poison| poison.into_inner()).shrink();
+        let state = state.unwrap_or_else(|poison| poison.into_inner());
+        (state.shared, state.end) = (0, 0);
         self
     }
 }

@@ -1,16 +1,16 @@
 //! Lines for `PAGECOW_LOG`, put together without allocating.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, OsStr};
 use std::fmt::{self, Write};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::OnceLock;
 
-use crate::inside::Inside;
-
-static FILE: AtomicI32 = AtomicI32::new(-1);
-/// Device and inode: a program may close descriptors that it does not know, and the kernel gives
+/// With its identity: a program may close descriptors that it does not know, and the kernel gives
 /// their numbers out again.
-static DEVICE: AtomicU64 = AtomicU64::new(0);
-static INODE: AtomicU64 = AtomicU64::new(0);
+static FILE: OnceLock<(File, (u64, u64))> = OnceLock::new();
 
 /// A line that is cut where it gets too long.
 struct Line {
@@ -30,47 +30,40 @@ impl Write for Line {
 
 /// Lines go to this file from now on, at its end.
 pub fn open(path: &CStr) {
-    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC;
-    // SAFETY: a string that ends in zero.
-    let file: c_int = unsafe { libc::open(path.as_ptr(), flags, 0o644) };
-    if let Some((device, inode)) = identity(file) {
-        DEVICE.store(device, Ordering::Relaxed);
-        INODE.store(inode, Ordering::Relaxed);
-        FILE.store(file, Ordering::Relaxed);
+    let path = OsStr::from_bytes(path.to_bytes());
+    let opened = File::options()
+        .append(true)
+        .create(true)
+        .mode(0o644)
+        .open(path);
+    if let Ok(file) = opened
+        && let Some(identity) = identity(&file)
+    {
+        let _ = FILE.set((file, identity));
     }
 }
 
-fn identity(file: c_int) -> Option<(u64, u64)> {
-    let _inside = Inside::enter();
-    let mut found = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: fills in the structure, or fails.
-    if unsafe { libc::fstat(file, found.as_mut_ptr()) } != 0 {
-        return None;
-    }
-    // SAFETY: filled in.
-    let found = unsafe { found.assume_init() };
-    Some((found.st_dev, found.st_ino))
+/// Device and inode.
+fn identity(file: &File) -> Option<(u64, u64)> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 pub fn line(text: fmt::Arguments<'_>) {
-    let file = FILE.load(Ordering::Relaxed);
-    let known = (
-        DEVICE.load(Ordering::Relaxed),
-        INODE.load(Ordering::Relaxed),
-    );
-    if file < 0 || identity(file) != Some(known) {
+    let Some((file, known)) = FILE.get() else {
+        return;
+    };
+    if identity(file) != Some(*known) {
         return;
     }
     let mut line = Line {
         bytes: [0; 256],
         len: 0,
     };
-    // SAFETY: a plain system call.
-    let process = unsafe { libc::getpid() };
-    let _ = write!(line, "pagecow {process}: {text}");
+    let _ = write!(line, "pagecow {}: {text}", std::process::id());
     line.bytes[line.len] = b'\n';
-    // SAFETY: bytes of a live array. A line that cannot be written is lost.
-    unsafe { libc::write(file, line.bytes.as_ptr().cast(), line.len + 1) };
+    // A line that cannot be written is lost.
+    let _ = (&*file).write(&line.bytes[..=line.len]);
 }
 
 /// Writes a line to the log, if there is one.

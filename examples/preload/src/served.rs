@@ -142,6 +142,15 @@ impl Served {
             .then(|| self.address_of(first))
     }
 
+    /// The program maps something in the place of what is served of these addresses, whether it has
+    /// them or not: nobody else gets them then.
+    pub fn take_over(&self, addresses: Range<usize>) {
+        let _inside = Inside::enter();
+        if let Some(part) = self.part_of(addresses) {
+            self.space().take_over(self.pages_of(&part));
+        }
+    }
+
     /// The program needs these addresses no more.
     pub fn unmap(&self, addresses: Range<usize>) {
         let _inside = Inside::enter();
@@ -151,14 +160,8 @@ impl Served {
             let Some(run) = self.space().next_taken(rest.clone()) else {
                 break;
             };
-            let is_clean = self.forkable.give_back(self.bytes_of(&run));
-            let mut space = self.space();
-            if is_clean {
-                space.free(run.clone());
-            } else {
-                space.free_unclean(run.clone());
-            }
             rest.start = run.end;
+            self.release(run);
         }
         // The last merge may just have ended.
         if self.forkable.is_merged() {
@@ -166,8 +169,23 @@ impl Served {
         }
     }
 
-    /// The program has emptied these addresses, of pages that had left, by moving what was there.
+    /// Makes pages free, which are taken and not needed any more, as soon as that can be.
+    fn release(&self, run: Range<usize>) {
+        let is_clean = self.forkable.give_back(self.bytes_of(&run));
+        let mut space = self.space();
+        if is_clean {
+            space.free(run);
+        } else {
+            space.free_unclean(run);
+        }
+    }
+
+    /// The program has emptied these addresses by moving what was there. What of them is served
+    /// had left.
     pub fn emptied(&self, addresses: Range<usize>) {
+        let Some(addresses) = self.part_of(addresses) else {
+            return;
+        };
         let (start, len) = (addresses.start as *mut c_void, addresses.len());
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         // SAFETY: a new mapping where nothing is.
@@ -183,12 +201,7 @@ impl Served {
 
     /// Zeros in place of what is there.
     pub fn clear(&self, addresses: Range<usize>) {
-        let is_clear = {
-            let _inside = Inside::enter();
-            let pages = self.pages_of(&addresses);
-            self.forkable.give_back(self.bytes_of(&pages))
-        };
-        if is_clear {
+        if self.give_back(addresses.clone()) {
             return;
         }
         self.pieces(addresses, |piece, is_served| {
@@ -299,13 +312,7 @@ impl Served {
                 return;
             };
             from = run.end;
-            let is_clean = self.forkable.give_back(self.bytes_of(&run));
-            let mut space = self.space();
-            if is_clean {
-                space.free(run);
-            } else {
-                space.free_unclean(run);
-            }
+            self.release(run);
         }
     }
 

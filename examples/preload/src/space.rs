@@ -112,6 +112,18 @@ impl Space {
         is_free
     }
 
+    /// Takes these pages, whatever they were: the program has something else mapped there.
+    pub fn take_over(&mut self, pages: Range<usize>) {
+        let mut page = pages.start;
+        while page < pages.end {
+            let start = self.unclean.next(page, pages.end, true);
+            page = self.unclean.next(start, pages.end, false);
+            self.unclean_pages -= page - start;
+        }
+        self.unclean.set(pages.clone(), false);
+        self.mark_taken(pages);
+    }
+
     fn mark_taken(&mut self, pages: Range<usize>) {
         self.border = self.border.max(pages.end);
         if self.lowest == pages.start {
@@ -221,7 +233,11 @@ mod tests {
         for _ in 0..20_000 {
             let start = random(PAGES - 100);
             let range = start..start + 1 + random(99);
-            match random(4) {
+            match random(5) {
+                4 if random(4) == 0 => {
+                    space.take_over(range.clone());
+                    model[range].fill(1);
+                }
                 0 => {
                     let count = 1 + random(60);
                     if let Some(start) = space.take(count) {
@@ -253,6 +269,8 @@ mod tests {
                     }
                 }
             }
+            let unclean_pages = model.iter().filter(|kind| **kind == 2).count();
+            assert_eq!(space.unclean_pages, unclean_pages);
             let (used, unclean) = (&space.used, &space.unclean);
             for page in [start, PAGES - 1 - start] {
                 assert_eq!(used.has(page), model[page] != 0);

@@ -1,6 +1,8 @@
 //! Memory of the program's that is not served, as the heap of the C library's own allocator, which
 //! asks the kernel by calls that nobody can put himself in front of. The log says what to do.
 
+use std::fs::File;
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::inside::Inside;
@@ -32,23 +34,9 @@ pub fn say_if_much(served: &Served) {
 fn anonymous_pages() -> Option<usize> {
     let _inside = Inside::enter();
     let mut text = [0u8; 128];
-    // SAFETY: a name that ends in zero.
-    let file = unsafe {
-        libc::open(
-            c"/proc/self/statm".as_ptr(),
-            libc::O_RDONLY | libc::O_CLOEXEC,
-        )
-    };
-    if file < 0 {
-        return None;
-    }
-    // SAFETY: bytes of a live array; the descriptor was just made.
-    let read = unsafe {
-        let read = libc::read(file, text.as_mut_ptr().cast(), text.len());
-        libc::close(file);
-        read
-    };
-    let text = std::str::from_utf8(text.get(..usize::try_from(read).ok()?)?).ok()?;
+    let mut file = File::open("/proc/self/statm").ok()?;
+    let read = file.read(&mut text).ok()?;
+    let text = std::str::from_utf8(&text[..read]).ok()?;
     let mut numbers = text.split_ascii_whitespace().skip(1);
     let mut number = || numbers.next()?.parse::<usize>().ok();
     let (resident, shared) = (number()?, number()?);

@@ -5,8 +5,8 @@
 //! at these and at no others, however many pages were ever written. Pages that are armed later, by
 //! whomever, are noted as they are: they may have been stored to while they were open.
 //!
-//! Pages that were brought back by two restores in a row are likely to be stored to again. They stay
-//! open, so that a loop that stores to the same pages takes no faults.
+//! Pages that were brought back by two restores in a row are likely to be stored to again. They
+//! stay open, so that a loop that stores to the same pages takes no faults.
 
 use std::io;
 use std::sync::{MutexGuard, OnceLock, PoisonError};

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::MetadataExt;
 
 #[cfg(feature = "forkable")]
-use super::views::{check, mapped_at};
+use super::result::{check, mapped_at};
 
 pub(super) struct Descriptor {
     file: ManuallyDrop<File>,

@@ -12,6 +12,7 @@ mod mark;
 mod memory;
 mod mprotect;
 mod pagemap;
+mod result;
 mod room;
 pub(crate) mod signal;
 pub(crate) mod thread;

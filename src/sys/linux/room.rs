@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "mappings that nobody uses")]
 
-use super::views::{check, mapped_at, refused};
+use super::result::{check, mapped_at, refused};
 use crate::sys::ProtectError;
 
 /// Whether the process may have this many more bytes of address space. `mremap(2)` looks at that

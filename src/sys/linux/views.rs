@@ -33,6 +33,7 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::descriptor::{self, Descriptor};
 use super::pagemap;
+use super::result::{check, mapped_at, refused};
 use super::room::{has_room, has_room_for_copies, is_promised};
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sys::{Permission, ProtectError, die};
@@ -350,25 +351,4 @@ fn move_tables(from: *mut u8, to: *mut u8, len: usize) -> Result<(), ProtectErro
     // any more (the callers').
     let moved = unsafe { libc::mremap(from.cast(), len, len, flags, to.cast::<libc::c_void>()) };
     mapped_at(moved).map_err(|error| refused(&error))
-}
-
-pub(super) fn mapped_at(address: *mut libc::c_void) -> io::Result<()> {
-    if address == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-pub(super) fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-pub(super) fn refused(error: &io::Error) -> ProtectError {
-    match error.raw_os_error() {
-        Some(libc::ENOMEM) => ProtectError::NoMappings,
-        number => ProtectError::Refused(number.unwrap_or(0)),
-    }
 }

@@ -29,6 +29,8 @@ mod args;
 mod common;
 mod connection;
 mod data;
+#[path = "../../../../benches/support/figures.rs"]
+mod figures;
 mod machine;
 mod measure;
 mod open_loop;

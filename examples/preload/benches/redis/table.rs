@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::args::Load;
+use crate::figures::{self, number};
 use crate::row::Row;
 use crate::server::Mode;
 
@@ -96,12 +97,10 @@ impl Samples {
 
     /// Not a number where there is none.
     fn median(&self) -> f64 {
-        let middle = self.ascending.len() / 2;
-        match self.ascending.len() {
-            0 => f64::NAN,
-            len if len % 2 == 1 => self.ascending[middle],
-            _ => f64::midpoint(self.ascending[middle - 1], self.ascending[middle]),
+        if self.ascending.is_empty() {
+            return f64::NAN;
         }
+        figures::median(&self.ascending)
     }
 
     fn text(&self) -> String {
@@ -114,16 +113,4 @@ impl Samples {
             }
         }
     }
-}
-
-/// Three digits, or all those before the point where these are more.
-fn number(value: f64) -> String {
-    let digits = match value.abs() {
-        0.0 => 0,
-        value if value < 1.0 => 3,
-        value if value < 10.0 => 2,
-        value if value < 100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$}")
 }

@@ -1,19 +1,15 @@
-//! Mapping memory. What an allocator maps is served; all else is the kernel's.
-//!
-//! Served memory is one mapping, which a call must not split: what would is done in another way, or
-//! the pages *leave* first. They are ordinary memory from then on, and the kernel's fork copies
-//! them.
+//! Mapping memory. What an allocator maps is served; all else is the kernel's. Served pages *leave*
+//! where something else is mapped.
 
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
 
 use crate::begin;
 use crate::inside::is_inside;
-use crate::log::log;
 use crate::real;
 use crate::served::{self, Served};
 
-const ACCESS: c_int = libc::PROT_READ | libc::PROT_WRITE;
+pub(super) const ACCESS: c_int = libc::PROT_READ | libc::PROT_WRITE;
 const KIND: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 /// mmap(2).
@@ -31,79 +27,52 @@ pub unsafe extern "C" fn mmap(
     offset: i64,
 ) -> *mut c_void {
     begin::begin();
-    if let Some(served) = served::here() {
-        let is_fixed = flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
-        let is_plain = prot == ACCESS && flags & !libc::MAP_NORESERVE & !libc::MAP_FIXED == KIND;
-        if is_fixed && let Some(addresses) = touched(served, address, len) {
-            let call = || {
-                // SAFETY: the caller's.
-                unsafe { kernel_mmap(address, len, prot, flags, fd, offset) }
-            };
-            // SAFETY: the caller's.
-            return unsafe { over_served(served, addresses, flags, is_plain, call) };
-        }
-        let fits = len > 0 && len <= isize::MAX as usize;
-        if is_plain
-            && !is_fixed
-            && fits
-            && let Some(mapped) = served.map(address as usize, len)
-        {
-            return mapped;
-        }
+    if let Some(served) = served::here()
+        && let Some(mapped) = map(served, address, len, prot, flags)
+    {
+        return mapped;
     }
-    // SAFETY: the caller's.
-    unsafe { kernel_mmap(address, len, prot, flags, fd, offset) }
-}
-
-/// # Safety
-///
-/// As mmap(2).
-unsafe fn kernel_mmap(
-    address: *mut c_void,
-    len: usize,
-    prot: c_int,
-    flags: c_int,
-    fd: c_int,
-    offset: i64,
-) -> *mut c_void {
     // SAFETY: the caller's.
     unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd, offset) as *mut c_void }
 }
 
+/// What mmap(2) returns where the kernel is not asked. Served memory in whose place it is to map
+/// something has left by then.
+fn map(
+    served: &Served,
+    address: *mut c_void,
+    len: usize,
+    prot: c_int,
+    flags: c_int,
+) -> Option<*mut c_void> {
+    let is_plain = prot == ACCESS && flags & !libc::MAP_NORESERVE & !libc::MAP_FIXED == KIND;
+    if flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) == 0 {
+        let fits = len > 0 && len <= isize::MAX as usize;
+        return (is_plain && fits)
+            .then(|| served.map(address as usize, len))
+            .flatten();
+    }
+    let addresses = touched(served, address, len)?;
+    if flags & libc::MAP_FIXED_NOREPLACE != 0 {
+        real::set_errno(libc::EEXIST);
+        return Some(libc::MAP_FAILED);
+    }
+    served.take_over(addresses.clone());
+    if is_plain && served.part_of(addresses.clone()) == Some(addresses.clone()) {
+        served.clear(addresses);
+        return Some(address);
+    }
+    (!served.leave(addresses)).then_some(libc::MAP_FAILED)
+}
+
 /// Whole pages from an address on, if some of them are of the served address space.
-fn touched(served: &Served, address: *const c_void, len: usize) -> Option<Range<usize>> {
+pub(super) fn touched(served: &Served, address: *const c_void, len: usize) -> Option<Range<usize>> {
     let start = address as usize;
     let end = start
         .checked_add(len)?
         .checked_next_multiple_of(served.page)?;
     let is_whole = start.is_multiple_of(served.page);
     (is_whole && served.part_of(start..end).is_some()).then_some(start..end)
-}
-
-/// A mapping in the place of served memory.
-///
-/// # Safety
-///
-/// As mmap(2), of which `call` is one, at `address`.
-unsafe fn over_served(
-    served: &Served,
-    addresses: Range<usize>,
-    flags: c_int,
-    is_plain: bool,
-    call: impl FnOnce() -> *mut c_void,
-) -> *mut c_void {
-    if flags & libc::MAP_FIXED_NOREPLACE == libc::MAP_FIXED_NOREPLACE {
-        real::set_errno(libc::EEXIST);
-        return libc::MAP_FAILED;
-    }
-    if is_plain && served.part_of(addresses.clone()) == Some(addresses.clone()) {
-        served.clear(addresses.clone());
-        return addresses.start as *mut c_void;
-    }
-    if !served.leave(addresses) {
-        return libc::MAP_FAILED;
-    }
-    call()
 }
 
 /// mmap(2).
@@ -247,6 +216,9 @@ unsafe fn resize_by_kernel(
     if !served::is_child() {
         let target = new as usize..(new as usize).saturating_add(new_len);
         let is_over = flags & libc::MREMAP_FIXED != 0 && served.part_of(target.clone()).is_some();
+        if is_over {
+            served.take_over(target.clone());
+        }
         if !served.leave(old.clone()) || is_over && !served.leave(target) {
             return libc::MAP_FAILED;
         }
@@ -265,178 +237,4 @@ unsafe fn resize_by_kernel(
         served.emptied(start + new_len..old.end);
     }
     moved
-}
-
-/// madvise(2).
-///
-/// # Safety
-///
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn madvise(address: *mut c_void, len: usize, advice: c_int) -> c_int {
-    if let Some(served) = served::anywhere().filter(|_| !is_inside())
-        && let Some(addresses) = touched(served, address, len)
-    {
-        return match advice {
-            // In a child it would bring back what was before the fork.
-            libc::MADV_DONTNEED => served.pieces(addresses, |piece, is_served| {
-                if !is_served {
-                    return kernel_madvise(piece, advice);
-                }
-                if !served::is_child() && served.give_back(piece) {
-                    return 0;
-                }
-                real::set_errno(libc::EINVAL);
-                -1
-            }),
-            // These would give up what the kernel holds of a file, and not of this process.
-            libc::MADV_FREE | libc::MADV_REMOVE => served.pieces(addresses, |piece, is_served| {
-                if !is_served {
-                    return kernel_madvise(piece, advice);
-                }
-                real::set_errno(libc::EINVAL);
-                -1
-            }),
-            // These would split the mapping, for a hint.
-            libc::MADV_HUGEPAGE
-            | libc::MADV_NOHUGEPAGE
-            | libc::MADV_DONTDUMP
-            | libc::MADV_DODUMP
-            | libc::MADV_MERGEABLE
-            | libc::MADV_UNMERGEABLE
-            | libc::MADV_DOFORK
-            | libc::MADV_KEEPONFORK
-            | libc::MADV_NORMAL
-            | libc::MADV_RANDOM
-            | libc::MADV_SEQUENTIAL => served.pieces(addresses, |piece, is_served| {
-                if is_served {
-                    0
-                } else {
-                    kernel_madvise(piece, advice)
-                }
-            }),
-            // These split it for good.
-            libc::MADV_WIPEONFORK | libc::MADV_DONTFORK if !served::is_child() => {
-                if !served.leave(addresses.clone()) {
-                    return -1;
-                }
-                kernel_madvise(addresses, advice)
-            }
-            _ => kernel_madvise(addresses, advice),
-        };
-    }
-    // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) as c_int }
-}
-
-/// # Safety
-///
-/// As madvise(2).
-fn kernel_madvise(addresses: Range<usize>, advice: c_int) -> c_int {
-    let (start, len) = (addresses.start, addresses.len());
-    // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_madvise, start, len, advice) as c_int }
-}
-
-/// mprotect(2).
-///
-/// # Safety
-///
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mprotect(address: *mut c_void, len: usize, prot: c_int) -> c_int {
-    // SAFETY: the caller's.
-    let call = || unsafe { libc::syscall(libc::SYS_mprotect, address, len, prot) as c_int };
-    if let Some(served) = served::here()
-        && let Some(addresses) = touched(served, address, len)
-    {
-        if prot == ACCESS && served.is_all_served(addresses.clone()) {
-            return 0;
-        }
-        return after_leaving(served, addresses, call);
-    }
-    call()
-}
-
-/// pkey_mprotect(2).
-///
-/// # Safety
-///
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pkey_mprotect(
-    address: *mut c_void,
-    len: usize,
-    prot: c_int,
-    key: c_int,
-) -> c_int {
-    // SAFETY: the caller's.
-    let call =
-        || unsafe { libc::syscall(libc::SYS_pkey_mprotect, address, len, prot, key) as c_int };
-    match served::here() {
-        Some(served) => match touched(served, address, len) {
-            Some(addresses) => after_leaving(served, addresses, call),
-            None => call(),
-        },
-        None => call(),
-    }
-}
-
-/// mlock(2).
-///
-/// # Safety
-///
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mlock(address: *const c_void, len: usize) -> c_int {
-    // SAFETY: the caller's.
-    let call = || unsafe { libc::syscall(libc::SYS_mlock, address, len) as c_int };
-    locked(address, len, call)
-}
-
-/// mlock2(2).
-///
-/// # Safety
-///
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mlock2(address: *const c_void, len: usize, flags: c_int) -> c_int {
-    // SAFETY: the caller's.
-    let call = || unsafe { libc::syscall(libc::SYS_mlock2, address, len, flags) as c_int };
-    locked(address, len, call)
-}
-
-fn locked(address: *const c_void, len: usize, call: impl FnOnce() -> c_int) -> c_int {
-    let Some(served) = served::here() else {
-        return call();
-    };
-    // Unlike others, these take parts of pages.
-    let start = address as usize / served.page * served.page;
-    let len = len.saturating_add(address as usize - start);
-    match touched(served, start as *const c_void, len) {
-        Some(addresses) => after_leaving(served, addresses, call),
-        None => call(),
-    }
-}
-
-/// mlockall(2).
-///
-/// # Safety
-///
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
-    if served::here().is_some() {
-        // All of the address space would become resident.
-        log!("mlockall refused");
-        real::set_errno(libc::ENOMEM);
-        return -1;
-    }
-    // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_mlockall, flags) as c_int }
-}
-
-/// A call that would split the mapping of served memory.
-fn after_leaving(served: &Served, addresses: Range<usize>, call: impl FnOnce() -> c_int) -> c_int {
-    if served.leave(addresses) { call() } else { -1 }
 }

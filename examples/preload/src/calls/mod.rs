@@ -1,5 +1,6 @@
 //! The calls that this library puts itself in front of.
 
 mod memory;
+mod protection;
 pub mod signals;
 mod writes;

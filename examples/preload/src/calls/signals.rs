@@ -16,6 +16,8 @@ type Sigmask = unsafe extern "C" fn(c_int, *const libc::sigset_t, *mut libc::sig
 /// one is not disturbed by the next.
 struct Wanted {
     slots: [UnsafeCell<libc::sigaction>; SLOTS],
+    /// Up to where threads have counted, each for a slot of its own.
+    counted: AtomicUsize,
     latest: AtomicUsize,
 }
 
@@ -28,6 +30,7 @@ unsafe impl Sync for Wanted {}
 static WANTED: Wanted = Wanted {
     // SAFETY: zeros are the default action.
     slots: [const { UnsafeCell::new(unsafe { std::mem::zeroed() }) }; SLOTS],
+    counted: AtomicUsize::new(0),
     latest: AtomicUsize::new(0),
 };
 
@@ -39,10 +42,10 @@ impl Wanted {
     }
 
     fn set(&self, action: libc::sigaction) {
-        let next = self.latest.load(Ordering::Relaxed) + 1;
-        // SAFETY: nobody reads it now (see above).
+        let next = self.counted.fetch_add(1, Ordering::Relaxed) + 1;
+        // SAFETY: nobody else has it now (see above).
         unsafe { *self.slots[next % SLOTS].get() = action };
-        self.latest.store(next, Ordering::Release);
+        self.latest.fetch_max(next, Ordering::Release);
     }
 }
 
@@ -109,6 +112,11 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     real::set_errno(number);
     let mut wanted = WANTED.get();
     let handler = wanted.sa_sigaction;
+    // SAFETY: the kernel's, for this call.
+    let is_sent = unsafe { (*info).si_code } <= 0;
+    if is_sent && handler == libc::SIG_IGN {
+        return;
+    }
     if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
         // The instruction is tried again, and ends the process.
         // SAFETY: zeros are a valid structure: the default action.
@@ -116,8 +124,8 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         let sigaction = next!(sigaction: Sigaction);
         // SAFETY: a live structure.
         unsafe { sigaction(signal, &raw const action, std::ptr::null_mut()) };
-        // SAFETY: as the kernel's, for this call. One that was sent does not come again by itself.
-        if unsafe { (*info).si_code } <= 0 && handler == libc::SIG_DFL {
+        // One that was sent does not come again by itself.
+        if is_sent {
             // SAFETY: a plain call.
             unsafe { libc::raise(signal) };
         }

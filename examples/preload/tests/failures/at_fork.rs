@@ -1,21 +1,17 @@
 //! Refused after the program has started, when it is served already.
 
-use crate::program::{await_logged, await_merged, fork, is_served, live, map, started};
+use crate::program::{await_merged, is_served, preloaded};
 use crate::refuse::Argument::{Has, Is};
 use crate::refuse::{limit, refuse};
+use crate::scenario::{await_logged, fork, live, map};
 
 /// Nothing is refused at the start.
 fn served(name: &str, scenario: impl FnOnce(&'static mut [u8])) -> Option<String> {
-    started(
-        name,
-        &[],
-        || Ok(()),
-        || {
-            let bytes = map();
-            assert!(is_served(bytes));
-            scenario(bytes);
-        },
-    )
+    preloaded(name, || {
+        let bytes = map();
+        assert!(is_served(bytes.as_ptr()));
+        scenario(bytes);
+    })
 }
 
 /// `fork()` says so, and the parent goes on.

@@ -1,15 +1,16 @@
 //! Refused when the program starts: it runs as without the library, and the log says so.
 
-use crate::program::{is_served, live, map, started};
+use crate::program::{is_served, started};
 use crate::refuse::Argument::{Has, Is, IsHuge};
 use crate::refuse::{limit, refuse};
+use crate::scenario::{live, map};
 
 const GIB: u64 = 1 << 30;
 
 /// A program that is started so is not served, and one line says why, with this in it.
 fn expect_not_served(name: &str, before: fn() -> std::io::Result<()>, why: &str) {
     let log = started(name, &[], before, || {
-        assert!(!is_served(map()));
+        assert!(!is_served(map().as_ptr()));
         live();
     });
     if let Some(log) = log {
@@ -178,7 +179,7 @@ fn memory_has_to_be_promised() {
         if mode != "2\n" {
             println!("skipped: no mounts of its own");
         }
-        assert!(is_served(map()));
+        assert!(is_served(map().as_ptr()));
         live();
     });
     assert!(log.is_none_or(|log| log.contains("serving from") && !log.contains("refused")));
@@ -212,7 +213,7 @@ fn a_log_that_cannot_be_written() {
             variables,
             || Ok(()),
             || {
-                assert!(is_served(map()));
+                assert!(is_served(map().as_ptr()));
                 live();
             },
         );
@@ -227,7 +228,7 @@ fn switched_off() {
         &[("PAGECOW_OFF", "1")],
         || Ok(()),
         || {
-            assert!(!is_served(map()));
+            assert!(!is_served(map().as_ptr()));
             live();
         },
     );

@@ -8,8 +8,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/program.rs"]
+mod program;
 
 mod at_fork;
 mod at_start;
-mod program;
 mod refuse;
+mod scenario;

@@ -5,8 +5,9 @@ use std::ffi::c_void;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use crate::LEN;
 use crate::program::{
-    LEN, await_merged, bytes, expect_ended_well, fork, in_program, is_served, map, preloaded, unmap,
+    await_merged, bytes, expect_ended_well, fork, is_served, map, preloaded, unmap,
 };
 
 const PAGE: usize = 4096;
@@ -89,7 +90,7 @@ fn protected_memory_keeps_its_bytes() {
             unmap(again, LEN);
         }
     });
-    assert!(in_program() || !log.contains("refused"), "{log}");
+    assert!(log.is_none_or(|log| !log.contains("refused")));
 }
 
 /// A thread adds to a page without a pause while that leaves with many others, and is copied first:
@@ -167,6 +168,19 @@ fn other_mappings_over_served_memory() {
         assert_ne!(moved, libc::MAP_FAILED);
         assert_ne!(moved, over.cast::<c_void>());
         assert_eq!(bytes(moved.cast(), PAGE)[0], 8);
+        // One from elsewhere, moved to served memory.
+        // SAFETY: a new mapping.
+        let elsewhere = unsafe {
+            let flags = libc::MAP_SHARED;
+            libc::mmap(std::ptr::null_mut(), 4 * PAGE, access, flags, number, 0)
+        };
+        assert_ne!(elsewhere, libc::MAP_FAILED);
+        let to: *mut c_void = start.wrapping_add(20 * MIB).cast();
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: in the place of the test's own memory.
+        let moved = unsafe { libc::mremap(elsewhere, 4 * PAGE, 4 * PAGE, flags, to) };
+        assert_eq!(moved, to);
+        assert_eq!(bytes(to.cast(), PAGE)[0], 8);
         // Plain memory in a place around it.
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         let around = start.wrapping_add(4 * MIB);
@@ -179,6 +193,36 @@ fn other_mappings_over_served_memory() {
             assert!(bytes(start, LEN).iter().all(|byte| *byte == 4))
         }));
     });
+}
+
+/// What was unmapped, and mapped again where it was, nobody else gets.
+#[test]
+fn mappings_in_the_place_of_what_was_unmapped() {
+    preloaded(
+        "leaving::mappings_in_the_place_of_what_was_unmapped",
+        || {
+            let start = map(LEN);
+            bytes(start, LEN).fill(1);
+            unmap(start, LEN);
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            let half = start.wrapping_add(LEN / 2);
+            for (place, access) in [
+                (start, libc::PROT_READ | libc::PROT_WRITE),
+                (half, libc::PROT_READ),
+            ] {
+                // SAFETY: where the test's own memory was.
+                let mapped = unsafe { libc::mmap(place.cast(), LEN / 2, access, flags, -1, 0) };
+                assert_eq!(mapped, place.cast());
+            }
+            let other = map(LEN);
+            bytes(other, LEN).fill(2);
+            assert!(bytes(start, LEN).iter().all(|byte| *byte == 0));
+            unmap(start, LEN);
+            assert_eq!(map(LEN), start);
+            assert!(bytes(start, LEN).iter().all(|byte| *byte == 0));
+            assert!(is_served(half));
+        },
+    );
 }
 
 /// What is locked, or kept out of children, is so.
@@ -206,6 +250,12 @@ fn locks_and_advice_hold() {
         let advised = unsafe { libc::madvise(kept.cast(), PAGE, libc::MADV_DONTNEED) };
         assert_eq!(advised, 0);
         assert!(bytes(kept, PAGE).iter().all(|byte| *byte == 0));
+        await_merged();
+        let served = start.wrapping_add(2 * MIB);
+        // SAFETY: as above.
+        let advised = unsafe { libc::madvise(served.cast(), PAGE, libc::MADV_DONTNEED_LOCKED) };
+        assert_eq!(advised, 0);
+        assert!(bytes(served, PAGE).iter().all(|byte| *byte == 0));
     });
 }
 
@@ -237,5 +287,24 @@ fn the_programs_handler_gets_its_faults() {
         bytes(start, MIB).fill(2);
         assert_eq!(FAULTS.load(Ordering::Relaxed), (MIB / PAGE) as u64);
         assert!(bytes(start, MIB).iter().all(|byte| *byte == 2));
+    });
+}
+
+/// A signal that was sent is ignored where the program wants that, and the library's handler stays.
+#[test]
+fn a_signal_that_is_ignored_changes_nothing() {
+    preloaded("leaving::a_signal_that_is_ignored_changes_nothing", || {
+        // SAFETY: plain calls.
+        unsafe {
+            libc::signal(libc::SIGSEGV, libc::SIG_IGN);
+            libc::raise(libc::SIGSEGV);
+        }
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))
+            .unwrap();
+        let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+        assert_ne!(caught & 1 << (libc::SIGSEGV - 1), 0, "{caught:x}");
     });
 }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::World;
-use crate::memory::{map, unmap};
+use crate::program::{map, unmap};
 
 const BLOCKS: usize = 24;
 

@@ -8,23 +8,22 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/program.rs"]
+mod program;
 
 mod child;
 mod churn;
 mod forker;
-mod memory;
 mod writer;
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use forker::Forker;
+use program::await_merged;
 use writer::{KERNEL, Kind, Writer};
 
-/// Set in the program that has the library.
-const MARK: &str = "PAGECOW_TEST";
 /// Threads that fork, with up to two children each.
 const FORKERS: u64 = 2;
 const SECONDS: &str = "PAGECOW_STRESS_SECONDS";
@@ -55,9 +54,9 @@ fn seconds() -> u64 {
 
 #[test]
 fn children_see_exact_prefixes_and_no_store_is_lost() {
-    if std::env::var_os(MARK).is_some() {
-        // SAFETY: a plain call. A run that hangs fails.
-        unsafe { libc::alarm(seconds() as u32 + 180) };
+    if program::in_program() {
+        // A run that hangs fails.
+        program::end_after(seconds() as u32 + 180);
         run();
         return;
     }
@@ -69,11 +68,8 @@ fn children_see_exact_prefixes_and_no_store_is_lost() {
     }
     println!("{}", preload.display());
     let name = "children_see_exact_prefixes_and_no_store_is_lost";
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+    let output = program::again(name, log.path())
         .env("LD_PRELOAD", preload)
-        .env("PAGECOW_LOG", log.path())
-        .env(MARK, "1")
         .output()
         .unwrap();
     let log = std::fs::read_to_string(log.path()).unwrap();
@@ -153,24 +149,4 @@ fn run() {
     let forks = world.forks.load(Ordering::SeqCst);
     println!("{forks} forks, {counts:?} stores");
     assert!(forks > 0 && counts.iter().all(|count| *count > 0));
-}
-
-/// Waits until the library has merged what the last fork froze.
-fn await_merged() {
-    let path = std::env::var_os("PAGECOW_LOG").unwrap();
-    let own = format!("pagecow {}: ", std::process::id());
-    let begin = Instant::now();
-    loop {
-        let log = std::fs::read_to_string(&path).unwrap();
-        let own = log.lines().filter_map(|line| line.strip_prefix(&own));
-        let mut events = own.filter(|line| line.starts_with("fork:") || line.starts_with("merged"));
-        if events
-            .next_back()
-            .is_some_and(|last| last.starts_with("merged"))
-        {
-            return;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(60), "not merged");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }

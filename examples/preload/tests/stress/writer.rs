@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::memory::map;
+use crate::program::map;
 
 /// Bytes of a store that the kernel makes.
 pub const KERNEL: usize = 3000;

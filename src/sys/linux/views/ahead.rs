@@ -2,8 +2,9 @@
 
 use std::io;
 
-use super::{Views, check};
+use super::Views;
 use crate::page::PageRange;
+use crate::sys::linux::result::check;
 
 impl Views {
     /// Maps private pages of the live view, so that the first load of each is no fault, and the

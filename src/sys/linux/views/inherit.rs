@@ -3,11 +3,11 @@
 #[cfg(feature = "forkable")]
 use std::io;
 
-#[cfg(feature = "forkable")]
-use super::check;
 use super::{Branch, Views};
 #[cfg(feature = "forkable")]
 use crate::page::PageRange;
+#[cfg(feature = "forkable")]
+use crate::sys::linux::result::check;
 
 impl Views {
     /// Whether children of a fork get the views, those from `branches` too.

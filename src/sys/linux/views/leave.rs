@@ -2,9 +2,10 @@
 
 use std::io;
 
-use super::{Views, check, mapped_at, refused};
+use super::Views;
 use crate::page::{PageIndex, PageRange};
 use crate::sys::linux::copy;
+use crate::sys::linux::result::{check, mapped_at, refused};
 use crate::sys::{Permission, ProtectError, die};
 
 const ACCESS: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;

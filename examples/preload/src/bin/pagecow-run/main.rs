@@ -22,7 +22,8 @@ use crate::library::Preload;
 ///
 /// The program runs with libpagecow_preload.so in LD_PRELOAD, before what is there already. The
 /// library is taken from PAGECOW_LIBRARY, from beside this program, or from ../lib. Its settings
-/// are variables of the environment: PAGECOW_LOG=FILE, PAGECOW_GIB=N, PAGECOW_OFF=1.
+/// are variables of the environment: PAGECOW_LOG=FILE, PAGECOW_GIB=N, PAGECOW_POPULATE=1,
+/// PAGECOW_OFF=1.
 ///
 /// With --check the exit code is 0 for served, 1 for not served, and 2 for wrong usage. Without it
 /// is the program's: 127 when there is none, and 126 when it cannot be executed.
