@@ -27,3 +27,11 @@ pub mod benchmarks {}
 #[doc = "[`docs/design.md`]: design\n[`docs/benchmarks.md`]: benchmarks\n"]
 #[doc = include_str!("../docs/engines.md")]
 pub mod engines {}
+
+#[doc = "[`docs/image-format.md`]: image_format\n"]
+#[doc = include_str!("../docs/images.md")]
+pub mod images {}
+
+#[doc = "[`docs/images.md`]: images\n"]
+#[doc = include_str!("../docs/image-format.md")]
+pub mod image_format {}

@@ -4,7 +4,7 @@
     doc,
     doc = "[`docs/design.md`]: docs::design\n[`docs/soundness.md`]: docs::soundness\n\
            [`docs/testing.md`]: docs::testing\n[`docs/benchmarks.md`]: docs::benchmarks\n\
-           [`docs/engines.md`]: docs::engines\n\
+           [`docs/engines.md`]: docs::engines\n[`docs/images.md`]: docs::images\n\
            [`docs/CONTRIBUTING.md`]: docs::contributing\n"
 )]
 #![doc = include_str!("../README.md")]
@@ -28,6 +28,8 @@ mod window;
 mod arena;
 #[cfg(all(feature = "forkable", not(loom)))]
 pub mod forkable;
+#[cfg(not(loom))]
+pub mod image;
 #[cfg(not(loom))]
 mod snapshot;
 

@@ -12,6 +12,7 @@ use std::sync::MutexGuard;
 
 use crate::cow::fork::Still;
 use crate::process::keeper;
+use crate::process::lineage;
 use crate::process::registered::{ARENAS, Registered};
 use crate::process::registry::Frozen;
 use crate::process::remapped::Remapped;
@@ -106,6 +107,7 @@ fn after_in_child() {
         return;
     };
     held.frozen.forget_users();
+    lineage::begin_in_child();
     let remapped = held.frozen.values().filter(|one| one.remap().is_some());
     let mut cores = remapped.map(Registered::core);
     for still in &mut held.remapped {

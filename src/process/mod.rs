@@ -9,6 +9,8 @@ mod handler;
 #[cfg(not(loom))]
 mod keeper;
 #[cfg(not(loom))]
+mod lineage;
+#[cfg(not(loom))]
 mod progress;
 #[cfg(not(loom))]
 pub(crate) mod registered;

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "the handler finds arenas by address")]
 
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -12,6 +13,7 @@ use crate::options::{Engine, Options};
 use crate::page::PageSize;
 use crate::process;
 use crate::process::keeper;
+use crate::process::lineage::Lineage;
 use crate::process::progress::Progress;
 use crate::process::registry::{Place, Registry};
 use crate::process::remapped::Remapped;
@@ -33,6 +35,7 @@ pub(crate) struct Registered {
     /// The arena's handle is gone: nobody writes any more.
     abandoned: AtomicBool,
     has_keeper: bool,
+    lineage: Lineage,
     known_to_keeper: keeper::Known,
 }
 
@@ -64,6 +67,7 @@ impl Registered {
             requested_len: len,
             abandoned: AtomicBool::new(false),
             has_keeper: options.keeper,
+            lineage: Lineage::default(),
             known_to_keeper: keeper::Known::default(),
         });
         let addresses = registered.addresses();
@@ -125,6 +129,11 @@ impl Registered {
 
     pub fn requested_len(&self) -> usize {
         self.requested_len
+    }
+
+    /// What tells its snapshots from those of all other arenas, in any process.
+    pub fn lineage(&self) -> io::Result<u128> {
+        self.lineage.get()
     }
 
     pub fn abandon(&self) {

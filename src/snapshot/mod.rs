@@ -3,6 +3,7 @@
 mod aligned;
 mod branch;
 mod changed;
+pub(crate) mod chunks;
 mod copy;
 mod mark;
 mod page;
@@ -13,6 +14,7 @@ mod touched;
 mod view;
 mod whole;
 
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use crate::cow::commit::Committed;
@@ -126,6 +128,11 @@ impl Snapshot {
     /// ```
     pub fn id(&self) -> u64 {
         self.source().number().get()
+    }
+
+    /// What tells the snapshots of its arena from those of all others, in any process.
+    pub(crate) fn lineage(&self) -> io::Result<u128> {
+        self.held.registered.lineage()
     }
 
     /// Whether it still holds all of the arena's bytes. `false`, and so for good, once it lost a

@@ -19,6 +19,7 @@
 //! - `file`: writing memory to a file at a place of it, while others store to that memory; what
 //!   arrives is as what `read` yields.
 //! - `futex`: sleeping and waking by address. A sleeper may wake early, never late.
+//! - `random`: bits that tell things apart, in any process.
 //! - `signal`, `fork`, `thread`, `clock`, `mappings`, [`die`].
 //!
 //! A page is writable when both permissions say so. Each of the two calls that change them changes

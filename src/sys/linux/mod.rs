@@ -12,6 +12,7 @@ mod mark;
 mod memory;
 mod mprotect;
 mod pagemap;
+mod random;
 mod result;
 mod room;
 pub(crate) mod signal;
@@ -22,6 +23,7 @@ mod zeroed;
 
 pub(crate) use mark::Mark;
 pub(crate) use memory::Memory;
+pub(crate) use random::random;
 pub(crate) use room::has_room;
 pub(crate) use views::{Branch, Views};
 pub(crate) use zeroed::Zeroed;
