@@ -13,7 +13,7 @@ pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why an image was not saved, loaded or checked.
 ///
 /// A save that failed left the file that was there before, and no other. A load that failed left no
-/// arena, and [`apply`](super::apply) left the arena as it was.
+/// arena, and [`apply`](super::apply()) left the arena as it was.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 

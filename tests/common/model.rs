@@ -3,6 +3,7 @@
 
 mod beside;
 mod forked;
+mod replica;
 
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -17,6 +18,7 @@ use proptest::sample::select;
 use self::beside::Beside;
 pub use self::beside::Kind;
 use self::forked::Children;
+use self::replica::{Replica, by_way_of};
 use super::engines::{by_faults, engines};
 use super::page_size;
 
@@ -83,6 +85,19 @@ pub enum Step {
     ChangedSinceMark {
         mark: usize,
         which: usize,
+    },
+    /// Load an image of one of the live snapshots.
+    Load {
+        which: usize,
+    },
+    /// Bring what was loaded up to date with one of them.
+    Update {
+        which: usize,
+    },
+    /// Load one of them, and bring it up to date with another.
+    LoadChain {
+        which: usize,
+        older: usize,
     },
     /// Make a view, a branch or an arena of one of the live snapshots.
     Make {
@@ -152,6 +167,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which.clone().prop_map(|which| Step::Mark { which }),
         2 => (which.clone(), which.clone())
             .prop_map(|(mark, which)| Step::ChangedSinceMark { mark, which }),
+        1 => which.clone().prop_map(|which| Step::Load { which }),
+        2 => which.clone().prop_map(|which| Step::Update { which }),
+        1 => (which.clone(), which.clone())
+            .prop_map(|(which, older)| Step::LoadChain { which, older }),
         1 => one.clone().prop_map(|(kind, which)| Step::Make { kind, which }),
         2 => (one.clone(), write).prop_map(|((kind, which), (at, len, value))| {
             Step::StoreBeside { kind, which, at, len, value }
@@ -235,6 +254,9 @@ pub struct Model {
     bytes: Vec<u8>,
     live: Vec<Frozen>,
     marks: Vec<Marked>,
+    /// With the number of the snapshot that it holds.
+    replica: Option<(Replica, u64)>,
+    engine: Engine,
     beside: Beside,
     children: Children,
     pending: Option<Pending>,
@@ -268,6 +290,8 @@ impl Model {
             bytes: vec![0; len],
             live: Vec::new(),
             marks: Vec::new(),
+            replica: None,
+            engine,
             beside: Beside::default(),
             children: Children::default(),
             pending: None,
@@ -408,6 +432,9 @@ impl Model {
             Step::Restore { which } => self.restore(which),
             Step::Mark { which } => self.mark(which)?,
             Step::ChangedSinceMark { mark, which } => self.changed_since_mark(mark, which),
+            Step::Load { which } => self.load(which),
+            Step::Update { which } => self.update(which),
+            Step::LoadChain { which, older } => self.load_chain(which, older),
             Step::Make { kind, which } => self.make(kind, which)?,
             Step::StoreBeside {
                 kind,
@@ -463,11 +490,66 @@ impl Model {
             self.marks.remove(0);
         }
         self.marks.push(marked);
+        self.marked();
+        Ok(())
+    }
+
+    /// A mark was made, for which a snapshot may have been taken to tell from there on.
+    fn marked(&mut self) {
         if !self.by_faults {
-            // It may have been taken to tell from there on.
             self.taken = self.arena.stats().snapshots;
         }
-        Ok(())
+    }
+
+    fn load(&mut self, which: usize) {
+        self.replica = None;
+        let Some(frozen) = self.pick(which) else {
+            return;
+        };
+        match Replica::new(self.engine, &frozen.snapshot) {
+            Ok(replica) => {
+                assert!(replica.arena[..] == frozen.bytes[..], "what was loaded");
+                self.replica = Some((replica, frozen.number));
+                self.marked();
+            }
+            Err(error) => assert!(self.may_fail && frozen.has_failed(), "{error:?}"),
+        }
+    }
+
+    fn update(&mut self, which: usize) {
+        let Some((mut replica, number)) = self.replica.take() else {
+            return;
+        };
+        let Some(frozen) = self.pick(which).filter(|frozen| frozen.number >= number) else {
+            return;
+        };
+        match replica.update(&frozen.snapshot) {
+            Ok(()) => {
+                assert!(
+                    replica.arena[..] == frozen.bytes[..],
+                    "what was brought up to date"
+                );
+                self.replica = Some((replica, frozen.number));
+                self.marked();
+            }
+            Err(error) => assert!(self.may_fail && frozen.has_failed(), "{error:?}"),
+        }
+    }
+
+    fn load_chain(&self, which: usize, older: usize) {
+        let (Some(newer), Some(older)) = (self.pick(which), self.pick(older)) else {
+            return;
+        };
+        if older.number > newer.number {
+            return;
+        }
+        match by_way_of(&older.snapshot, &newer.snapshot) {
+            Ok(arena) => assert!(arena[..] == newer.bytes[..], "a chain"),
+            Err(error) => {
+                let failed = newer.has_failed() || older.has_failed();
+                assert!(self.may_fail && failed, "{error:?}");
+            }
+        }
     }
 
     fn changed_since_mark(&self, mark: usize, which: usize) {
