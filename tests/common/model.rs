@@ -624,6 +624,11 @@ impl Model {
                 }
             }
             self.check_all();
+            // There and back again, each process for itself.
+            for which in 0..self.live.len() {
+                self.restore(which);
+                self.check_all();
+            }
         });
         self.children = children;
     }
