@@ -33,9 +33,9 @@ impl Arena {
     /// makes no copy, since the snapshot has one. So a loop that restores the same snapshot again
     /// and again takes no more memory than one copy of each page that it ever writes. Pages that
     /// two restores in a row brought back stay writable, until one does not: where the loop stores
-    /// to the same pages, it takes no faults. With
-    /// [`Engine::Remap`](crate::Engine::Remap) nothing is armed, and the kernel copies a page again
-    /// when it is stored to.
+    /// to the same pages, it takes no faults. With [`Engine::Remap`](crate::Engine::Remap) nothing
+    /// is armed, and the kernel copies a page again when it is stored to, if two restores in a row
+    /// did not bring it back.
     ///
     /// What other threads store through raw pointers meanwhile may stay or go, byte by byte; the
     /// next restore finds it.

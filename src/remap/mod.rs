@@ -58,6 +58,8 @@ pub(crate) use self::merge::Merged;
 #[cfg(not(loom))]
 pub(crate) use self::still::Still;
 use crate::error::Error;
+#[cfg(not(loom))]
+use crate::page::PageIndex;
 use crate::page::{PageCount, PageRange, PageSize};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, lock};
 use crate::sys::{Branch, ProtectError, Views};
@@ -98,6 +100,9 @@ pub(crate) struct State {
     step: usize,
     /// Copies that were merged since the last snapshot was taken.
     merged: u64,
+    /// The pages that the last restore brought back, ascending.
+    #[cfg(not(loom))]
+    brought_back: Vec<PageIndex>,
     /// Private views besides the live one.
     branches: Vec<Arc<Branch>>,
     /// Pages at whose addresses something else is.
@@ -118,6 +123,8 @@ impl Remap {
                 loans: 0,
                 step: 0,
                 merged: 0,
+                #[cfg(not(loom))]
+                brought_back: Vec::new(),
                 branches: Vec::new(),
                 foreign: Foreign::none(),
             }),

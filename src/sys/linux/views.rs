@@ -19,10 +19,10 @@
 
 #[cfg(feature = "forkable")]
 mod ahead;
-mod drop;
 mod inherit;
 #[cfg(feature = "forkable")]
 mod leave;
+mod restore;
 
 use std::fs::File;
 use std::io;

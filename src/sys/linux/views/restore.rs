@@ -1,11 +1,11 @@
-//! Throwing away what was stored to private pages.
+//! Bringing back what was stored to private pages: throwing it away, or storing over it.
 
 #![allow(unsafe_code, reason = "system calls")]
 
 use std::io;
 
 use super::{Views, check};
-use crate::page::PageRange;
+use crate::page::{PageIndex, PageRange};
 
 /// This process, where a call takes a descriptor of one (since Linux 6.14).
 const SELF: libc::c_int = -10_001;
@@ -28,6 +28,21 @@ impl Views {
             }
         }
         Ok(())
+    }
+
+    /// Stores to a private page of the live view, which has a copy of its own, what the file holds,
+    /// unless that is there; returns whether it was not. As any store, it may meet others.
+    pub fn put_back(&self, page: PageIndex) -> bool {
+        let differs = self.differs(page);
+        if differs {
+            let offset = self.page_size.offset_of(page);
+            let from = self.frozen.wrapping_add(offset);
+            let to = self.live.wrapping_add(offset);
+            // SAFETY: pages of two different views. Nobody stores to the one, which is held; the
+            // user of the other asked for that (docs/soundness.md).
+            unsafe { std::ptr::copy_nonoverlapping(from, to, self.page_size.bytes()) };
+        }
+        differs
     }
 
     /// `false` where not all was done: the kernel does not know the call, or refuses a part.
