@@ -12,6 +12,7 @@ mod forks;
 mod format;
 mod round_trips;
 mod saving;
+mod stopped;
 mod streams;
 
 use std::path::{Path, PathBuf};
