@@ -1,16 +1,16 @@
 //! What do images cost, beside writing and reading the same bytes?
 //!
 //! `cargo bench --bench image -- [--json] [--quick]`, with `--features zstd` also compressed: a
-//! table of medians, with the least and the most in brackets, or one JSON object per row. GB/s are of
-//! the pages that are saved or loaded; the more the better.
+//! table of medians, with the least and the most in brackets, or one JSON object per row. GB/s are
+//! of the pages that are saved or loaded; the more the better.
 //!
 //! - `save`: `image::save` of a snapshot while a thread writes, to a file. Beside it the same bytes
 //!   from plain memory, to which a thread writes as well: 256 KiB at a time summed with CRC-32C and
 //!   written; fsync, rename, fsync of the directory;
-//! - `delta`: `image::save_delta` of one page in a hundred, scattered, beside as many pages of plain
-//!   memory, gathered into 256 KiB and written likewise; no thread writes;
-//! - `load`, `load-chain`: a full image, and one with a delta, beside reading the same file into new
-//!   memory, summed likewise;
+//! - `delta`: `image::save_delta` of one page in a hundred, scattered, beside as many pages of
+//!   plain memory, gathered into 256 KiB and written likewise; no thread writes;
+//! - `load`, `load-chain`: a full image, and one with a delta, beside reading the same bytes into
+//!   new memory, summed likewise;
 //! - `save-zstd`: compressed on two threads at level 1. Beside it the plain bytes, as for `save`.
 //!
 //! Files are in `target/`, on whatever disk that is. The words are random: nothing is left out, and

@@ -81,6 +81,50 @@ impl Core {
         Ok(pages)
     }
 
+    /// Those of these pages, which come from [`changed_between`](Self::changed_between), whose
+    /// bytes differ between the two.
+    #[cfg(not(loom))]
+    pub fn differing_between(
+        &self,
+        older: &Live,
+        newer: &Live,
+        mut pages: Vec<PageIndex>,
+    ) -> Result<Vec<PageIndex>> {
+        let mut result = Ok(());
+        pages.retain(|page| {
+            let differs = self.differs_between(older, newer, *page);
+            differs.unwrap_or_else(|error| {
+                result = Err(error);
+                false
+            })
+        });
+        result?;
+        self.confirm()?;
+        Ok(pages)
+    }
+
+    /// As good as the next [`confirm`](Self::confirm).
+    #[cfg(not(loom))]
+    fn differs_between(&self, older: &Live, newer: &Live, page: PageIndex) -> Result<bool> {
+        let Place::Copy(before) = self.find(older, page)? else {
+            // Not opened since the older one.
+            return Ok(false);
+        };
+        loop {
+            let word = match self.find(newer, page)? {
+                Place::Copy(after) => return Ok(self.store.copies_differ(before, after)),
+                Place::Live(word) => word,
+            };
+            let differs = self.store.differs(before, self.engine.memory());
+            // As in `read`.
+            fence(Ordering::Acquire);
+            if word == self.table.load(page) {
+                return Ok(differs);
+            }
+            self.counters.reader_retry();
+        }
+    }
+
     /// Pages that were opened after a live snapshot, up to now, ascending: those of which it has a
     /// copy.
     pub fn changed_since(&self, snapshot: &Live) -> Result<Vec<PageIndex>> {

@@ -53,23 +53,28 @@ fn changed_pages(snapshot: &Snapshot, since: Since<'_>) -> Result<(Vec<Range<usi
 impl<'a> Plan<'a> {
     /// All pages that may hold something.
     pub fn full(snapshot: &'a Snapshot) -> Self {
-        Self::new(snapshot, Pages::Touched(0), snapshot.page_count() as u64)
+        Self::new(
+            snapshot.chunks(),
+            Pages::Touched(0),
+            snapshot.page_count() as u64,
+        )
     }
 
     /// Those that changed, and since what.
     pub fn delta(snapshot: &'a Snapshot, since: Since<'_>) -> Result<(Self, Id)> {
         let (pages, parent) = changed_pages(snapshot, since)?;
         let total = pages.iter().map(|range| range.len() as u64).sum();
-        let plan = Self::new(snapshot, Pages::Changed(pages.into_iter()), total);
+        let pages = Pages::Changed(pages.into_iter());
+        let plan = Self::new(snapshot.few_chunks(), pages, total);
         Ok((plan, parent))
     }
 
-    fn new(snapshot: &'a Snapshot, pages: Pages, total: u64) -> Self {
+    fn new(chunks: Chunks<'a>, pages: Pages, total: u64) -> Self {
         Self {
-            chunks: snapshot.chunks(),
+            most: (SOME / chunks.snapshot().page_size()).max(1),
+            chunks,
             pages,
             rest: 0..0,
-            most: (SOME / snapshot.page_size()).max(1),
             done: 0,
             total,
         }

@@ -115,8 +115,12 @@ impl Snapshot {
     ///
     /// As [`changed_since`](Self::changed_since), and as [`read_at`](Self::read_at).
     pub fn pages_that_differ(&self, older: &Self) -> Result<Vec<Range<usize>>, Error> {
-        let pages = self.pages_since(Since::Snapshot(older))?;
-        Ok(runs(&self.differing(older, Some(pages))?))
+        let mut pages = self.pages_since(Since::Snapshot(older))?;
+        // The others were compared.
+        if let (Source::Copies(older), Source::Copies(newer)) = (older.source(), self.source()) {
+            pages = self.core().differing_between(older, newer, pages)?;
+        }
+        Ok(runs(&pages))
     }
 
     fn pages_since(&self, older: Since<'_>) -> OurResult<Vec<PageIndex>> {

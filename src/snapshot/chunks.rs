@@ -11,7 +11,8 @@ use crate::snapshot::touched::Touched;
 pub(crate) struct Chunks<'a> {
     snapshot: &'a Snapshot,
     touched: Touched,
-    refill: Refill,
+    /// Of all pages in order: see there.
+    refill: Option<Refill>,
 }
 
 impl Snapshot {
@@ -19,7 +20,15 @@ impl Snapshot {
         Chunks {
             snapshot: self,
             touched: Touched::default(),
-            refill: Refill::default(),
+            refill: Some(Refill::default()),
+        }
+    }
+
+    /// The same for some pages: that takes too short a time to help writers meanwhile.
+    pub(crate) fn few_chunks(&self) -> Chunks<'_> {
+        Chunks {
+            refill: None,
+            ..self.chunks()
         }
     }
 }
@@ -59,7 +68,9 @@ impl<'a> Chunks<'a> {
             all_saved &= self
                 .snapshot
                 .read_unconfirmed(pages.start * page_size, now)?;
-            self.refill.after(pages.len(), self.snapshot.core());
+            if let Some(refill) = &mut self.refill {
+                refill.after(pages.len(), self.snapshot.core());
+            }
             rest = later;
         }
         if !all_saved {

@@ -178,6 +178,17 @@ impl Store {
         segment.memory.differs(slot, arena, page, page_size)
     }
 
+    /// Whether two copies differ, which live snapshots pin.
+    #[cfg(not(loom))]
+    pub fn copies_differ(&self, one: Frame, other: Frame) -> bool {
+        let (segment, slot) = self.segments.locate(one);
+        let (other, other_slot) = self.segments.locate(other);
+        let page_size = self.segments.page_size();
+        segment
+            .memory
+            .differs(slot, &other.memory, other_slot, page_size)
+    }
+
     #[inline]
     pub fn meta(&self, frame: Frame) -> &FrameMeta {
         self.segments.meta(frame)

@@ -1,5 +1,5 @@
-//! Saves that do not come to their end: the process is killed, or the system takes no more bytes. At
-//! the path there is the old image or the new one, whole.
+//! Saves that do not come to their end: the process is killed, or the system takes no more bytes.
+//! At the path there is the old image or the new one, whole.
 
 #![allow(unsafe_code, reason = "fork, kill and limits")]
 
