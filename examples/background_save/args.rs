@@ -48,6 +48,11 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 
+    /// Save pagecow's snapshot as an image (docs/images.md), which is checked by loading it;
+    /// without it the file is the memory, byte for byte. fork() saves that in any case
+    #[arg(long)]
+    image: bool,
+
     /// Threads that write [default: one for each core but one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     writers: Option<u16>,
@@ -110,6 +115,8 @@ pub struct Job {
     pub saved_len: u64,
     pub input: Option<PathBuf>,
     pub out: Option<PathBuf>,
+    /// Whether pagecow saves an image.
+    pub image: bool,
     pub writers: usize,
     pub load: Pattern,
     /// Writes per second of each writer; `None`: as many as it can.
@@ -156,8 +163,9 @@ impl Job {
             (None, Some(len)) => len,
             (None, None) => 256 << 20,
         };
-        // A snapshot may have to keep the old bytes of every page.
-        let needed = asked.saturating_mul(2);
+        // A snapshot may have to keep the old bytes of every page, and an image is loaded beside
+        // it.
+        let needed = asked.saturating_mul(if args.image { 3 } else { 2 });
         let available = available_memory();
         let size = usize::try_from(asked)
             .ok()
@@ -188,6 +196,7 @@ impl Job {
             saved_len: input_len.unwrap_or(size as u64),
             input: args.input,
             out: args.out,
+            image: args.image,
             writers: writers.min(size / page_size),
             load: args.load,
             rate: args.rate.or(usual_rate),

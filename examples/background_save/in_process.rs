@@ -5,11 +5,13 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use pagecow::image::{Cancel, Saver};
 use pagecow::{Arena, Snapshot, Snapshotter};
 
 use crate::base::Base;
 use crate::failure::Failure;
 use crate::load::count_marked;
+use crate::save::CHUNK;
 use crate::scenario::{Counters, Freezer, Memory, Saved, Setting};
 use crate::verify::Checker;
 
@@ -59,6 +61,9 @@ impl Freezer for Snapshotter {
     }
 
     fn save<'a>(&self, frozen: &mut Snapshot, setting: &Setting<'a>) -> Result<Saved<'a>, Failure> {
+        if setting.job.image {
+            return save_image(frozen, setting);
+        }
         let mut file = setting.target.begin()?;
         let page_size = setting.job.page_size as u64;
         let mut overwritten = 0;
@@ -106,4 +111,36 @@ impl Freezer for Snapshotter {
             store_peak: stats.store_bytes_peak,
         }))
     }
+}
+
+/// Saves as an image.
+fn save_image<'a>(frozen: &Snapshot, setting: &Setting<'a>) -> Result<Saved<'a>, Failure> {
+    let mut file = setting.target.begin()?;
+    let (page_size, pages) = (setting.job.page_size, setting.job.saved_pages());
+    let part = CHUNK / page_size;
+    // It is told after each part; the next one is looked at before it is read.
+    let (mut looked_at, mut overwritten) = (0, 0);
+    let mut look = |done: usize| {
+        let end = (done + part).min(pages);
+        overwritten += count_marked(setting.load.overwritten(), looked_at..end);
+        looked_at = end;
+    };
+    look(0);
+    let cancel = Cancel::new();
+    let mut saver = Saver::new().cancel(&cancel).progress(|progress| {
+        let done = progress.pages_done as usize;
+        setting.view.at((done * page_size) as u64);
+        look(done);
+        if setting.stop.check().is_err() {
+            cancel.cancel();
+        }
+    });
+    let put = |file: &File| saver.write_to(frozen, file);
+    let took = file.write_image(setting.job.saved_len, put, setting.stop)?;
+    drop(saver);
+    Ok(Saved {
+        file,
+        took,
+        overwritten,
+    })
 }

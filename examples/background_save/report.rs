@@ -196,8 +196,13 @@ fn title(job: &Job) -> String {
     } else {
         ""
     };
+    let image = if job.image {
+        "; pagecow saves an image"
+    } else {
+        ""
+    };
     let engine = job.engine.name();
-    format!("{writers}, {rate}: {pages}; pagecow's engine is {engine}{ready}")
+    format!("{writers}, {rate}: {pages}; pagecow's engine is {engine}{ready}{image}")
 }
 
 fn count_or_dash(count: Option<u64>) -> String {

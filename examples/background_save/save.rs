@@ -3,12 +3,13 @@
 
 use std::env;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pagecow::image;
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
@@ -115,6 +116,7 @@ impl Target {
             target: self,
             file,
             path,
+            image_of: None,
         })
     }
 
@@ -130,6 +132,8 @@ pub struct Save<'a> {
     target: &'a Target,
     file: File,
     path: TempPath,
+    /// Of how many bytes the file is an image, if it is one.
+    image_of: Option<usize>,
 }
 
 impl Save<'_> {
@@ -155,14 +159,40 @@ impl Save<'_> {
         Ok(started.elapsed())
     }
 
+    /// Saves an image of memory to the disk, whose first `len` bytes count, and returns how long
+    /// that took. `put` writes all of it.
+    pub fn write_image(
+        &mut self,
+        len: u64,
+        put: impl FnOnce(&File) -> Result<image::Info, image::Error>,
+        stop: &Stop,
+    ) -> Result<Duration, Failure> {
+        let started = Instant::now();
+        self.image_of = Some(len as usize);
+        let put = put(&self.file);
+        // A save that was cancelled failed because of a signal.
+        stop.check()?;
+        put.map_err(io::Error::other)
+            .and_then(|_| self.file.sync_all())
+            .map_err(|error| self.target.failed(error))?;
+        Ok(started.elapsed())
+    }
+
     /// What has been written so far.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// The sum of the bytes in the file.
+    /// The sum of the bytes that were saved: an image is loaded for it.
     pub fn sum(&mut self, stop: &Stop) -> Result<Sum, Failure> {
-        sum_of_file(&mut self.file, stop)
+        let Some(len) = self.image_of else {
+            return sum_of_file(&mut self.file, stop);
+        };
+        self.file.rewind()?;
+        let file = BufReader::with_capacity(CHUNK, &self.file);
+        let (arena, _) = image::read_from(file)
+            .map_err(|error| Failure::failed("cannot load what was saved", error))?;
+        sum_of_bytes(&arena[..len], stop)
     }
 
     /// Puts the new file in the place of the old one.
@@ -201,4 +231,45 @@ pub fn sum_of_bytes(bytes: &[u8], stop: &Stop) -> Result<Sum, Failure> {
         hasher.update(chunk);
     }
     Ok(hasher.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use pagecow::Arena;
+
+    use super::*;
+
+    #[test]
+    fn an_image_has_the_sum_of_what_it_holds() {
+        let stop = Stop::listen(false).unwrap();
+        let mut arena = Arena::new(1 << 20).unwrap();
+        for (at, byte) in arena.iter_mut().enumerate().skip(70_000) {
+            *byte = (at / 1000) as u8;
+        }
+        let snapshot = arena.snapshot().unwrap();
+        let len = 1_000_001;
+        let expected = sum_of_bytes(&arena[..len], &stop).unwrap();
+        arena[500_000] ^= 1;
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        let target = Target::new(Some(&path)).unwrap();
+        let mut save = target.begin().unwrap();
+        let put = |file: &File| image::write_to(&snapshot, file);
+        save.write_image(len as u64, put, &stop).unwrap();
+        assert!(save.sum(&stop).unwrap() == expected);
+        save.commit().unwrap();
+        let (loaded, _) = image::load(&path).unwrap();
+        assert!(sum_of_bytes(&loaded[..len], &stop).unwrap() == expected);
+
+        // One of another moment has another sum, and one that is cut has none.
+        let mut save = target.begin().unwrap();
+        let now = arena.snapshot().unwrap();
+        let put = |file: &File| image::write_to(&now, file);
+        save.write_image(len as u64, put, &stop).unwrap();
+        assert!(save.sum(&stop).unwrap() != expected);
+        let cut = save.file().metadata().unwrap().len() - 1;
+        save.file().set_len(cut).unwrap();
+        assert!(save.sum(&stop).is_err());
+    }
 }
