@@ -5,8 +5,8 @@
 //! of the pages that are saved or loaded; the more the better.
 //!
 //! - `save`: `image::save` of a snapshot while a thread writes, to a file. Beside it the same bytes
-//!   from plain memory, to which a thread writes as well: 256 KiB at a time summed with CRC-32C and
-//!   written; fsync, rename, fsync of the directory;
+//!   from plain memory, while a thread writes other memory: 256 KiB at a time summed with CRC-32C
+//!   and written; fsync, rename, fsync of the directory;
 //! - `delta`: `image::save_delta` of one page in a hundred, scattered, beside as many pages of
 //!   plain memory, gathered into 256 KiB and written likewise; no thread writes;
 //! - `load`, `load-chain`: a full image, and one with a delta, beside reading the same bytes into
@@ -20,7 +20,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -66,56 +66,60 @@ fn timed(act: impl FnOnce() -> Result<u64, String>) -> Took {
     Ok((begin.elapsed(), bytes))
 }
 
-/// Writes what `next` puts into the buffer, until that is nothing, and has the file take its place.
-fn write_plain(path: &Path, mut next: impl FnMut(&mut Vec<u8>)) -> Result<u64, String> {
-    let beside = path.with_extension("beside");
-    let mut file = File::create(&beside).map_err(said)?;
-    let mut buffer = Vec::with_capacity(SOME);
-    let (mut sum, mut bytes) = (0, 0);
-    loop {
-        buffer.clear();
-        next(&mut buffer);
-        if buffer.is_empty() {
-            break;
-        }
-        sum = crc32c::crc32c_append(sum, &buffer);
-        file.write_all(&buffer).map_err(said)?;
-        bytes += buffer.len() as u64;
+/// A file that takes another's place once it is whole.
+struct Plain {
+    file: File,
+    beside: PathBuf,
+    sum: u32,
+    bytes: u64,
+}
+
+impl Plain {
+    fn beside(path: &Path) -> Result<Self, String> {
+        let beside = path.with_extension("beside");
+        Ok(Self {
+            file: File::create(&beside).map_err(said)?,
+            beside,
+            sum: 0,
+            bytes: 0,
+        })
     }
-    file.write_all(&sum.to_le_bytes()).map_err(said)?;
-    file.sync_all().map_err(said)?;
-    fs::rename(&beside, path).map_err(said)?;
-    let directory = path.parent().ok_or("no directory")?;
-    File::open(directory)
-        .and_then(|it| it.sync_all())
-        .map_err(said)?;
-    Ok(bytes)
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.sum = crc32c::crc32c_append(self.sum, bytes);
+        self.bytes += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(said)
+    }
+
+    fn publish(mut self, path: &Path) -> Result<u64, String> {
+        self.file.write_all(&self.sum.to_le_bytes()).map_err(said)?;
+        self.file.sync_all().map_err(said)?;
+        fs::rename(&self.beside, path).map_err(said)?;
+        let directory = path.parent().ok_or("no directory")?;
+        let synced = File::open(directory).and_then(|it| it.sync_all());
+        synced.map_err(said)?;
+        Ok(self.bytes)
+    }
 }
 
 /// Plain memory, 256 KiB at a time.
-fn save_plain(start: *const u8, len: usize, path: &Path) -> Result<u64, String> {
-    let mut at = 0;
-    write_plain(path, |buffer| {
-        let some = SOME.min(len - at);
-        buffer.resize(some, 0);
-        let from = start.wrapping_add(at);
-        // SAFETY: both have as many bytes. Another thread's stores make this a race. It is wanted
-        // here, happens in the C library, and nobody looks at the bytes.
-        unsafe { libc::memcpy(buffer.as_mut_ptr().cast(), from.cast(), some) };
-        at += some;
-    })
+fn save_plain(bytes: &[u8], path: &Path) -> Result<u64, String> {
+    let mut plain = Plain::beside(path)?;
+    for some in bytes.chunks(SOME) {
+        plain.put(some)?;
+    }
+    plain.publish(path)
 }
 
 /// These pages of plain memory, gathered.
 fn save_pages(bytes: &[u8], pages: &[usize], path: &Path) -> Result<u64, String> {
     let page = region::page::size();
-    let mut rest = pages;
-    write_plain(path, |buffer| {
-        let (now, later) = rest.split_at(rest.len().min(SOME / page));
-        now.iter()
-            .for_each(|at| buffer.extend(&bytes[at * page..][..page]));
-        rest = later;
-    })
+    let mut plain = Plain::beside(path)?;
+    for pages in pages.chunks(SOME / page) {
+        let gathered: Vec<&[u8]> = pages.iter().map(|at| &bytes[at * page..][..page]).collect();
+        plain.put(&gathered.concat())?;
+    }
+    plain.publish(path)
 }
 
 /// A file into new memory.
@@ -143,7 +147,7 @@ fn fill(bytes: &mut [u8]) {
 
 /// Acts while a thread writes the memory at full speed.
 fn beside_a_writer(memory: (*mut u8, usize), act: impl FnOnce() -> Took) -> Took {
-    // SAFETY: the memory outlives the writer; besides it only snapshots use it, or memcpy.
+    // SAFETY: the memory outlives the writer; besides it only snapshots use it.
     let words = unsafe { mapping::words(memory.0, memory.1) };
     Busy::during(words, |_| act())
 }
@@ -200,12 +204,16 @@ impl Bench<'_> {
         fill(&mut arena);
         let plain = mapping::ordinary(len, false)?;
         fill(plain);
-        let plain_at = (plain.as_mut_ptr(), len);
+        let plain = &*plain;
+        // What the writer stores to beside plain memory: what is summed has to stand still.
+        let stored_to = mapping::ordinary(len, false)?;
+        mapping::fill(stored_to);
+        let stored_to = (stored_to.as_mut_ptr(), len);
         let snapshot =
             |arena: &Arena| -> Result<Snapshot, String> { arena.snapshot().map_err(said) };
 
         let arena_at = (arena.as_mut_ptr(), len);
-        let beside = || beside_a_writer(plain_at, || timed(|| save_plain(plain_at.0, len, &other)));
+        let beside = || beside_a_writer(stored_to, || timed(|| save_plain(plain, &other)));
         let save = || {
             beside_a_writer(arena_at, || {
                 let snapshot = snapshot(&arena)?;
@@ -249,7 +257,7 @@ impl Bench<'_> {
         )?;
 
         image::save(&older, &full).map_err(said)?;
-        save_plain(plain_at.0, len, &other)?;
+        save_plain(plain, &other)?;
         let load_plain = || timed(|| load_plain(&other, len));
         self.compare(
             "load",
@@ -264,8 +272,10 @@ impl Bench<'_> {
             || timed(|| Ok(image::load_chain(chain).map_err(said)?.1.bytes)),
             load_plain,
         )?;
-        // SAFETY: made above, and used no more.
-        unsafe { libc::munmap(plain_at.0.cast(), len) };
+        for start in [plain.as_ptr().cast_mut(), stored_to.0] {
+            // SAFETY: made above, and used no more.
+            unsafe { libc::munmap(start.cast(), len) };
+        }
         Ok(())
     }
 }
@@ -280,7 +290,7 @@ fn main() -> ExitCode {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let directory = tempfile::tempdir_in(target).map_err(said)?;
         for engine in Engine::available(&mut report) {
-            if let Some(why) = lacks_memory(len * 4) {
+            if let Some(why) = lacks_memory(len * 5) {
                 report.skipped(&[engine.name().to_owned()], &why);
                 continue;
             }
