@@ -17,7 +17,7 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// A directory that is this process's to save in, until this is dropped.
 pub struct Directory {
     path: PathBuf,
-    _locked: File,
+    locked: File,
 }
 
 /// The chain that is being saved.
@@ -43,7 +43,7 @@ impl Directory {
         }
         let directory = Self {
             path: path.to_owned(),
-            _locked: locked,
+            locked,
         };
         directory.remove(|name| name.starts_with(".pagecow-") && name.ends_with(".tmp"))?;
         Ok(directory)
@@ -72,6 +72,13 @@ impl Directory {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // A child that is just being started may have the descriptor, too.
+        let _ = self.locked.unlock();
     }
 }
 
