@@ -9,7 +9,7 @@ use crate::cow::state::ledger::Live;
 use crate::cow::state::table::Word;
 use crate::error::{Error, Result};
 use crate::page::PageIndex;
-use crate::store::Frame;
+use crate::store::{Frame, FrameMeta};
 use crate::sync::{Ordering, fence};
 
 /// Where a snapshot finds a page.
@@ -65,20 +65,9 @@ impl Core {
     /// A page written between the two was saved while `older` was live and `newer` was not yet
     /// there: the copy that serves `older` does not serve `newer`. Walks the copies, not the pages.
     pub fn changed_between(&self, older: &Live, newer: &Live) -> Result<Vec<PageIndex>> {
-        let mut pages: Vec<PageIndex> = self
-            .store
-            .frames()
-            .map(|frame| self.store.meta(frame))
-            .filter(|meta| meta.serves(older.epoch.get()) && !meta.serves(newer.epoch.get()))
-            .map(|meta| meta.page())
-            .collect();
-        self.confirm()?;
-        for snapshot in [older, newer] {
-            self.check(snapshot)?;
-        }
-        pages.sort_unstable();
-        pages.dedup();
-        Ok(pages)
+        let (before, after) = (older.epoch.get(), newer.epoch.get());
+        let in_between = |meta: &FrameMeta| meta.serves(before) && !meta.serves(after);
+        self.pages_of_copies(in_between, &[older, newer])
     }
 
     /// Those of these pages, which come from [`changed_between`](Self::changed_between), whose
@@ -128,11 +117,25 @@ impl Core {
     /// Pages that were opened after a live snapshot, up to now, ascending: those of which it has a
     /// copy.
     pub fn changed_since(&self, snapshot: &Live) -> Result<Vec<PageIndex>> {
+        let epoch = snapshot.epoch.get();
+        self.pages_of_copies(|meta| meta.serves(epoch), &[snapshot])
+    }
+
+    /// The pages of these copies, ascending, as long as the snapshots can be read.
+    fn pages_of_copies(
+        &self,
+        wanted: impl Fn(&FrameMeta) -> bool,
+        snapshots: &[&Live],
+    ) -> Result<Vec<PageIndex>> {
         let metas = self.store.frames().map(|frame| self.store.meta(frame));
-        let serving = metas.filter(|meta| meta.serves(snapshot.epoch.get()));
-        let mut pages: Vec<PageIndex> = serving.map(|meta| meta.page()).collect();
+        let mut pages: Vec<PageIndex> = metas
+            .filter(|meta| wanted(meta))
+            .map(FrameMeta::page)
+            .collect();
         self.confirm()?;
-        self.check(snapshot)?;
+        for snapshot in snapshots {
+            self.check(snapshot)?;
+        }
         pages.sort_unstable();
         pages.dedup();
         Ok(pages)
