@@ -18,6 +18,7 @@ pub mod processes;
 pub mod signals;
 pub mod stores;
 pub mod trail;
+pub mod writers;
 
 pub use engines::{
     FAULT, by_faults, engines, for_each_engine, for_each_fault_engine, on, page_by_page,
@@ -26,6 +27,7 @@ pub use processes::{
     Ended, Forked, end_of_fork, end_of_forked, expect_child_ended_well, fork, in_child, in_child_on,
 };
 pub use trail::Trail;
+pub use writers::snapshots_beside_writers;
 
 pub fn page_size() -> usize {
     region::page::size()

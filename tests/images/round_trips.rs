@@ -1,10 +1,10 @@
 //! What is saved is what is loaded.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
 use pagecow::{Window, image};
 
-use crate::common::{bytes_of, engines, for_each_engine, on, page_size, pattern, patterned};
+use crate::common::{
+    bytes_of, engines, for_each_engine, on, page_size, pattern, patterned, snapshots_beside_writers,
+};
 use crate::{Directory, expect_holds, expect_round_trip, image_of, pages_with_bytes};
 
 const PAGES: usize = 700;
@@ -107,27 +107,10 @@ fn while_writers_write() {
     for_each_engine(|engine| {
         for window in [Window::Page, Window::default()] {
             let (mut arena, _) = patterned(on(engine).window(window), PAGES);
-            let snapshotter = arena.snapshotter();
-            let words = arena.atomic_u64();
-            let stop = AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                for writer in 0..2 {
-                    let stop = &stop;
-                    scope.spawn(move || {
-                        let mut turn = writer;
-                        while !stop.load(Relaxed) {
-                            turn += 7;
-                            words[turn * page_size() / 8 % words.len()].fetch_add(1, Relaxed);
-                        }
-                    });
-                }
-                for _ in 0..5 {
-                    let snapshot = snapshotter.snapshot().unwrap();
-                    let image = image_of(&snapshot);
-                    let (loaded, _) = image::read_from(&image[..]).unwrap();
-                    expect_holds(&loaded, &bytes_of(&snapshot));
-                }
-                stop.store(true, Relaxed);
+            snapshots_beside_writers(&mut arena, 5, |snapshot| {
+                let image = image_of(snapshot);
+                let (loaded, _) = image::read_from(&image[..]).unwrap();
+                expect_holds(&loaded, &bytes_of(snapshot));
             });
         }
     });

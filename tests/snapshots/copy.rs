@@ -3,11 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pagecow::{Error, Snapshot, Window};
 
-use crate::common::{bytes_of, for_each_engine, on, page_size, patterned};
+use crate::common::{
+    bytes_of, for_each_engine, on, page_size, patterned, snapshots_beside_writers,
+};
 
 const PAGES: usize = 1500;
 
@@ -38,29 +39,11 @@ fn the_file_has_the_frozen_bytes_whatever_writers_do() {
     for_each_engine(|engine| {
         for window in [Window::Page, Window::default()] {
             let (mut arena, _) = patterned(on(engine).window(window), PAGES);
-            let snapshotter = arena.snapshotter();
-            let words = arena.atomic_u64();
-            let stop = AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                for writer in 0..2 {
-                    let stop = &stop;
-                    scope.spawn(move || {
-                        let page = page_size() / 8;
-                        let mut turn = writer;
-                        while !stop.load(Relaxed) {
-                            turn += 7;
-                            words[turn * page % words.len()].fetch_add(1, Relaxed);
-                        }
-                    });
-                }
-                for _ in 0..8 {
-                    let snapshot = snapshotter.snapshot().unwrap();
-                    let file = tempfile::tempfile().unwrap();
-                    let len = snapshot.copy_to(&file).unwrap();
-                    assert_eq!(len, (PAGES * page_size()) as u64);
-                    expect(&contents(&file), &bytes_of(&snapshot));
-                }
-                stop.store(true, Relaxed);
+            snapshots_beside_writers(&mut arena, 8, |snapshot| {
+                let file = tempfile::tempfile().unwrap();
+                let len = snapshot.copy_to(&file).unwrap();
+                assert_eq!(len, (PAGES * page_size()) as u64);
+                expect(&contents(&file), &bytes_of(snapshot));
             });
         }
     });
