@@ -26,7 +26,7 @@ impl Core {
             ));
         }
         let mut copies: HashMap<usize, Vec<&FrameMeta>> = HashMap::new();
-        for meta in self.store.frames().map(|frame| self.store.meta(frame)) {
+        for meta in self.store.metas() {
             copies.entry(meta.page().get()).or_default().push(meta);
         }
         for page in self.all_pages().iter() {

@@ -5,12 +5,13 @@
 //! - A snapshot: [supply] of frames, [prepare] (most is [armed](arm) ahead), [commit], [release].
 //! - Its bytes: [read], [output] to files; [restore] puts the arena back to them.
 //! - Between snapshots: [tend]; an arena that stands [ready] for the next one.
-//! - What was stored since, without a copy: [marks].
+//! - What was stored since a snapshot: [changed]; without a copy: [marks].
 //! - Snapshots that another engine takes: [elsewhere].
 //! - Pages that stay open: [guard] (a range), [open] (all).
 
 mod arm;
 pub(crate) mod budget;
+mod changed;
 pub(crate) mod commit;
 pub(crate) mod core;
 #[cfg(not(loom))]

@@ -9,7 +9,7 @@ use crate::cow::state::ledger::Live;
 use crate::cow::state::table::Word;
 use crate::error::{Error, Result};
 use crate::page::PageIndex;
-use crate::store::{Frame, FrameMeta};
+use crate::store::Frame;
 use crate::sync::{Ordering, fence};
 
 /// Where a snapshot finds a page.
@@ -40,15 +40,24 @@ impl Core {
                 Place::Live(word) => {
                     let start = self.page_size.offset_of(page) + offset;
                     self.engine.memory().read(start, into);
-                    // Orders the loads above before the load below (a sequence lock's reader).
-                    fence(Ordering::Acquire);
-                    if self.table.load(page) == word {
+                    if self.is_still(page, word) {
                         return Ok(false);
                     }
-                    self.counters.reader_retry();
                 }
             }
         }
+    }
+
+    /// Whether what was loaded from a page of live memory counts: its word is the one that was
+    /// found before.
+    pub(super) fn is_still(&self, page: PageIndex, word: Word) -> bool {
+        // Orders the loads before the load below (a sequence lock's reader).
+        fence(Ordering::Acquire);
+        let is_still = self.table.load(page) == word;
+        if !is_still {
+            self.counters.reader_retry();
+        }
+        is_still
     }
 
     /// The frame that holds a page's bytes, pinned while the snapshot lives; `None` while the page
@@ -58,95 +67,6 @@ impl Core {
             Place::Copy(frame) => Ok(Some(frame)),
             Place::Live(_) => Ok(None),
         }
-    }
-
-    /// Pages whose bytes differ, or may differ, between two live snapshots, ascending.
-    ///
-    /// A page written between the two was saved while `older` was live and `newer` was not yet
-    /// there: the copy that serves `older` does not serve `newer`. Walks the copies, not the pages.
-    pub fn changed_between(&self, older: &Live, newer: &Live) -> Result<Vec<PageIndex>> {
-        let (before, after) = (older.epoch.get(), newer.epoch.get());
-        let in_between = |meta: &FrameMeta| meta.serves(before) && !meta.serves(after);
-        self.pages_of_copies(in_between, &[older, newer])
-    }
-
-    /// Those of these pages, which come from [`changed_between`](Self::changed_between), whose
-    /// bytes differ between the two.
-    #[cfg(not(loom))]
-    pub fn differing_between(
-        &self,
-        older: &Live,
-        newer: &Live,
-        mut pages: Vec<PageIndex>,
-    ) -> Result<Vec<PageIndex>> {
-        let mut result = Ok(());
-        pages.retain(|page| {
-            let differs = self.differs_between(older, newer, *page);
-            differs.unwrap_or_else(|error| {
-                result = Err(error);
-                false
-            })
-        });
-        result?;
-        self.confirm()?;
-        Ok(pages)
-    }
-
-    /// As good as the next [`confirm`](Self::confirm).
-    #[cfg(not(loom))]
-    fn differs_between(&self, older: &Live, newer: &Live, page: PageIndex) -> Result<bool> {
-        let Place::Copy(before) = self.find(older, page)? else {
-            // Not opened since the older one.
-            return Ok(false);
-        };
-        loop {
-            let word = match self.find(newer, page)? {
-                Place::Copy(after) => return Ok(self.store.copies_differ(before, after)),
-                Place::Live(word) => word,
-            };
-            let differs = self.store.differs(before, self.engine.memory());
-            // As in `read`.
-            fence(Ordering::Acquire);
-            if word == self.table.load(page) {
-                return Ok(differs);
-            }
-            self.counters.reader_retry();
-        }
-    }
-
-    /// Pages that were opened after a live snapshot, up to now, ascending: those of which it has a
-    /// copy.
-    pub fn changed_since(&self, snapshot: &Live) -> Result<Vec<PageIndex>> {
-        let epoch = snapshot.epoch.get();
-        self.pages_of_copies(|meta| meta.serves(epoch), &[snapshot])
-    }
-
-    /// The pages of these copies, ascending, as long as the snapshots can be read.
-    fn pages_of_copies(
-        &self,
-        wanted: impl Fn(&FrameMeta) -> bool,
-        snapshots: &[&Live],
-    ) -> Result<Vec<PageIndex>> {
-        let metas = self.store.frames().map(|frame| self.store.meta(frame));
-        let mut pages: Vec<PageIndex> = metas
-            .filter(|meta| wanted(meta))
-            .map(FrameMeta::page)
-            .collect();
-        self.confirm()?;
-        for snapshot in snapshots {
-            self.check(snapshot)?;
-        }
-        pages.sort_unstable();
-        pages.dedup();
-        Ok(pages)
-    }
-
-    /// Copies that serve a live snapshot.
-    pub fn copies_of(&self, snapshot: &Live) -> usize {
-        self.store
-            .frames()
-            .filter(|frame| self.store.meta(*frame).serves(snapshot.epoch.get()))
-            .count()
     }
 
     /// Where the snapshot finds the page now. Waits while it is there no more, and not yet in a

@@ -228,8 +228,8 @@ impl Snapshot {
         Ok(all_saved)
     }
 
-    /// What this snapshot holds. Takes time for the copies in the store, all snapshots' together,
-    /// which are walked; [`id`](Self::id) and [`is_exact`](Self::is_exact) cost nothing.
+    /// What this snapshot holds. Takes time for its copies and those of newer snapshots, which are
+    /// walked; [`id`](Self::id) and [`is_exact`](Self::is_exact) cost nothing.
     pub fn stats(&self) -> SnapshotStats {
         let saved = match self.source() {
             Source::Copies(live) => self.core().copies_of(live) as u64,

@@ -122,7 +122,7 @@ impl FrameMeta {
         self.upto.store(heir.get(), Ordering::Release);
     }
 
-    /// The next frame on the same list. For the owner of the list.
+    /// The next frame on the same list. For the owner of the list, and while it keeps its copies.
     pub fn next_listed(&self) -> Option<Frame> {
         self.listed.load(Ordering::Relaxed)
     }

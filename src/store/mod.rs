@@ -194,6 +194,11 @@ impl Store {
         self.segments.meta(frame)
     }
 
+    /// What is known of [all frames](Self::frames).
+    pub fn metas(&self) -> impl Iterator<Item = &FrameMeta> {
+        self.segments.metas(0..self.fresh.load(Ordering::Acquire))
+    }
+
     /// All frames that were taken since there was no copy, free ones included.
     pub fn frames(&self) -> impl Iterator<Item = Frame> {
         (0..self.fresh.load(Ordering::Acquire)).map(Frame::new)

@@ -107,20 +107,26 @@ impl Segments {
 
     /// Makes the frames of these indexes resident.
     pub fn populate(&self, indexes: Range<u32>, by: Populate) {
-        for (memory, slots) in self.pieces(indexes) {
-            memory.populate(slots, self.page_size, by);
+        for (segment, slots) in self.pieces(indexes) {
+            segment.memory.populate(slots, self.page_size, by);
         }
     }
 
     /// Gives the memory of the frames of these indexes back to the system.
     pub fn discard(&self, indexes: Range<u32>) {
-        for (memory, slots) in self.pieces(indexes) {
-            memory.discard(slots, self.page_size);
+        for (segment, slots) in self.pieces(indexes) {
+            segment.memory.discard(slots, self.page_size);
         }
     }
 
+    /// What is known of the frames of these indexes.
+    pub fn metas(&self, indexes: Range<u32>) -> impl Iterator<Item = &FrameMeta> {
+        let pieces = self.pieces(indexes);
+        pieces.flat_map(|(segment, slots)| &segment.metas[slots.start()..slots.end()])
+    }
+
     /// The parts of a run of frames, each within one segment.
-    fn pieces(&self, indexes: Range<u32>) -> impl Iterator<Item = (&Memory, PageRange)> {
+    fn pieces(&self, indexes: Range<u32>) -> impl Iterator<Item = (&Segment, PageRange)> {
         let mut next = indexes.start;
         std::iter::from_fn(move || {
             if next >= indexes.end {
@@ -130,7 +136,7 @@ impl Segments {
             let (segment, first) = self.locate(Frame::new(next));
             let slots = first.get()..first.get() + count as usize;
             next += count;
-            Some((&segment.memory, PageRange::from(slots)))
+            Some((segment, PageRange::from(slots)))
         })
     }
 

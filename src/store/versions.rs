@@ -8,9 +8,10 @@
 //! is `saved` here; the others are in the ledger ([`crate::cow::commit`]).
 //!
 //! Who may do what: the thread that has claimed a page, or closed the gate, pushes its copy. One
-//! thread at a time drops a snapshot, and only that thread unlinks copies. Readers walk the chains
-//! inside the `readers` gate, which that thread closes for a moment between unlinking copies and
-//! recycling their frames.
+//! thread at a time drops a snapshot, and only that thread unlinks copies, or moves them from list
+//! to list; a thread that keeps others from dropping any may walk lists. Readers walk the chains
+//! inside the `readers` gate, which the thread that drops closes for a moment between unlinking
+//! copies and recycling their frames.
 
 use crate::epoch::Epoch;
 use crate::page::{PageCount, PageIndex};
@@ -81,6 +82,11 @@ impl Versions {
     pub fn wait_for_readers(&self) {
         self.readers.close();
         self.readers.open();
+    }
+
+    /// The first copy on the newest live snapshot's list, to which others may come meanwhile.
+    pub fn saved(&self) -> Option<Frame> {
+        self.saved.load(Ordering::Acquire)
     }
 
     /// Replaces the newest live snapshot's list by another. Only with the arena's gate closed.

@@ -93,6 +93,46 @@ fn drop_and_commit() {
     });
 }
 
+/// What changed is looked up while a snapshot in between goes, whose copy the older one inherits:
+/// nothing is missed, and nothing is there twice.
+#[test]
+fn changes_while_one_in_between_goes() {
+    model(3, || {
+        let core = arena(2);
+        let older = core.snapshot();
+        core.write(0, 1);
+        let between = core.snapshot();
+        core.write(1, 2);
+        let newer = core.snapshot();
+        let reader = spawn(&core, move |core| {
+            let changed = core.changed_between(&older, &newer).unwrap();
+            assert_eq!(changed, [page(0), page(1)]);
+        });
+        core.release(&between);
+        reader.join().unwrap();
+        core.assert_settled();
+    });
+}
+
+/// The same up to now, while the newest goes and a thread writes.
+#[test]
+fn changes_up_to_now_while_the_newest_goes() {
+    model(3, || {
+        let core = arena(2);
+        let older = core.snapshot();
+        core.write(0, 1);
+        let newest = core.snapshot();
+        core.write(1, 2);
+        let reader = spawn(&core, move |core| {
+            let changed = core.changed_since(&older).unwrap();
+            assert_eq!(changed, [page(0), page(1)]);
+        });
+        core.release(&newest);
+        reader.join().unwrap();
+        core.assert_settled();
+    });
+}
+
 /// A frame is never handed out twice.
 #[test]
 fn frames_taken_and_put_back() {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::pagemap::{self, Look};
+use super::racing;
 use super::views::Views;
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sys::Populate;
@@ -196,39 +197,17 @@ impl Memory {
         let two = page_size.offset_of(page);
         let bytes = page_size.bytes();
         assert!(one + bytes <= self.len && two + bytes <= other.len);
-        let one = self.start.wrapping_add(one).cast::<u64>();
-        let two = other.start.wrapping_add(two).cast::<u64>();
-        (0..bytes / size_of::<u64>()).any(|word| {
-            // SAFETY: inside the mapping (asserted above) and page-aligned; volatile, as in `read`.
-            let one = unsafe { one.wrapping_add(word).read_volatile() };
-            // SAFETY: as above.
-            one != unsafe { two.wrapping_add(word).read_volatile() }
-        })
+        let (one, two) = (self.start.wrapping_add(one), other.start.wrapping_add(two));
+        // SAFETY: pages inside their mappings (asserted above).
+        unsafe { racing::differ(one, two, bytes) }
     }
 
     /// Copies the bytes from `start` on. Others may store to them meanwhile; then what arrives is
     /// some mixture of old and new, and the caller finds out and throws it away.
     pub fn read(&self, start: usize, into: &mut [u8]) {
         assert!(start <= self.len && into.len() <= self.len - start);
-        let mut at = self.start.wrapping_add(start).cast_const();
-        let (head, rest) = into.split_at_mut(at.align_offset(8).min(into.len()));
-        for byte in head {
-            // SAFETY: inside the mapping (asserted above). Volatile: the compiler may neither
-            // assume that the bytes stand still nor read them twice (docs/soundness.md).
-            *byte = unsafe { at.read_volatile() };
-            at = at.wrapping_add(1);
-        }
-        let (words, tail) = rest.as_chunks_mut::<8>();
-        for word in words {
-            // SAFETY: as above, and aligned since the head was split off.
-            *word = unsafe { at.cast::<u64>().read_volatile() }.to_ne_bytes();
-            at = at.wrapping_add(8);
-        }
-        for byte in tail {
-            // SAFETY: as above.
-            *byte = unsafe { at.read_volatile() };
-            at = at.wrapping_add(1);
-        }
+        // SAFETY: inside the mapping (asserted above), of which no buffer is a part.
+        unsafe { racing::read(self.start.wrapping_add(start), into) };
     }
 
     /// Makes the pages, which hold nothing yet, resident.

@@ -12,6 +12,7 @@ mod mark;
 mod memory;
 mod mprotect;
 mod pagemap;
+mod racing;
 mod random;
 mod result;
 mod room;

@@ -33,6 +33,7 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::descriptor::{self, Descriptor};
 use super::pagemap;
+use super::racing;
 use super::result::{check, mapped_at, refused};
 use super::room::{has_room, has_room_for_copies, is_promised};
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};
@@ -224,15 +225,10 @@ impl Views {
 
     fn differs(&self, page: PageIndex) -> bool {
         let offset = self.page_size.offset_of(page);
-        let words = self.page_size.bytes() / size_of::<u64>();
-        let live = self.live.wrapping_add(offset).cast::<u64>();
-        let frozen = self.frozen.wrapping_add(offset).cast::<u64>();
-        (0..words).any(|word| {
-            // SAFETY: inside the view and aligned; volatile, since others may store meanwhile.
-            let one = unsafe { live.wrapping_add(word).read_volatile() };
-            // SAFETY: as above.
-            one != unsafe { frozen.wrapping_add(word).read_volatile() }
-        })
+        let live = self.live.wrapping_add(offset);
+        let frozen = self.frozen.wrapping_add(offset);
+        // SAFETY: pages inside the views. Others may store meanwhile.
+        unsafe { racing::differ(live, frozen, self.page_size.bytes()) }
     }
 
     /// Copies a page of the live view, to which nobody can store, into the file, which nobody
