@@ -9,8 +9,8 @@ use crate::remap::Remap;
 
 impl Remap {
     /// Brings back what was stored since the memory was frozen, for one of its holders. Returns how
-    /// many pages that were. `None` where it is to be done page by page: the memory is lent, so
-    /// that copies have to be made for others, or the system refuses (it is locked, perhaps).
+    /// many pages that were. `None` where it is to be done page by page, since the memory is lent:
+    /// copies have to be made for others.
     ///
     /// Live memory that is held and not lent is private, all of it (the diagram in
     /// [`crate::remap`]), so that a page without a copy of its own is the file's.
@@ -36,7 +36,7 @@ impl Remap {
                 push_page(&mut dropped, page);
             }
         });
-        self.views.drop_copies(&dropped).ok()?;
+        self.views.drop_copies(&dropped);
         let pages = brought_back.len();
         state.brought_back = brought_back;
         Some(pages)

@@ -429,7 +429,7 @@ impl Model {
                 }
             }
             Step::ChangedSince { which, older } => self.changed_since(which, older),
-            Step::Restore { which } => self.restore(which),
+            Step::Restore { which } => self.restore(which)?,
             Step::Mark { which } => self.mark(which)?,
             Step::ChangedSinceMark { mark, which } => self.changed_since_mark(mark, which),
             Step::Load { which } => self.load(which),
@@ -454,9 +454,9 @@ impl Model {
         Ok(())
     }
 
-    fn restore(&mut self, which: usize) {
+    fn restore(&mut self, which: usize) -> Result<(), Error> {
         if self.live.is_empty() {
-            return;
+            return Ok(());
         }
         let which = which % self.live.len();
         let frozen = &self.live[which];
@@ -473,8 +473,10 @@ impl Model {
                 }
                 self.bytes = wanted;
             }
-            Err(error) => assert!(self.may_fail && frozen.has_failed(), "{error:?}"),
+            Err(error) if !frozen.has_failed() => return Err(error),
+            Err(error) => assert!(self.may_fail, "{error:?}"),
         }
+        Ok(())
     }
 
     fn mark(&mut self, which: usize) -> Result<(), Error> {
@@ -626,7 +628,7 @@ impl Model {
             self.check_all();
             // There and back again, each process for itself.
             for which in 0..self.live.len() {
-                self.restore(which);
+                self.restore(which).unwrap();
                 self.check_all();
             }
         });

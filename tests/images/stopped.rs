@@ -1,4 +1,5 @@
-//! Saves that do not come to their end: the process is killed, or the system takes no more bytes.
+//! Saves that do not come to their end: the process is killed, the system takes no more bytes, or
+//! the file system is full.
 //! At the path there is the old image or the new one, whole.
 
 #![allow(unsafe_code, reason = "fork, kill and limits")]
@@ -7,16 +8,22 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use pagecow::image::{self, ErrorKind};
 use pagecow::{Arena, Snapshot};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::{Forked, bytes_of, end_of_fork, fork, in_child, on, page_size, patterned};
+use crate::common::{
+    Forked, bytes_of, end_of_fork, end_of_forked, fork, in_child, on, page_size, patterned,
+};
 use crate::{Directory, expect_holds, refused};
 
 const PAGES: usize = 300;
 const KILLS: usize = 200;
+/// The exit code of a process that may not mount anything.
+const NOT_ALLOWED: i32 = 44;
 
 /// Kills a child that saves in a loop, at some moment.
 fn kill_while(save: impl Fn(), rng: &mut StdRng) {
@@ -149,6 +156,86 @@ fn by_a_system_that_takes_no_more_bytes() {
         limit_files_to(libc::RLIM_INFINITY);
         image::save(&newer, &full).unwrap();
         expect_holds(&image::load(&full).unwrap().0, &bytes_of(&newer));
+    })
+    .expect_finished();
+}
+
+/// Mounts a file system of this many bytes there, which only this process sees, and which goes with
+/// it. `Err` where a process may not. For a process of one thread.
+fn mount_small(directory: &Path, bytes: usize) -> std::io::Result<()> {
+    let (user, group) = (nix::unistd::getuid(), nix::unistd::getgid());
+    if unshare(CloneFlags::CLONE_NEWNS).is_err() {
+        // With a user of its own anybody may.
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
+        std::fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
+    }
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+    let options = format!("size={bytes}");
+    let no_flags = MsFlags::empty();
+    mount(
+        Some("tmpfs"),
+        directory,
+        Some("tmpfs"),
+        no_flags,
+        Some(&*options),
+    )?;
+    Ok(())
+}
+
+/// The file system is full, at first of another file, and then because there is no room for the old
+/// image and the new one at once.
+#[test]
+fn by_a_full_file_system() {
+    in_child(|engine| {
+        let directory = Directory::new();
+        let ended = end_of_forked(|| {
+            if let Err(error) = mount_small(&directory.path("."), (PAGES + 100) * page_size()) {
+                println!("not tried: {error}");
+                return NOT_ALLOWED;
+            }
+            let [full, delta, other] = ["full", "delta", "other"].map(|name| directory.path(name));
+            let (mut arena, _) = patterned(on(engine), PAGES);
+            arena.fill(7);
+            let older = arena.snapshot().unwrap();
+            arena[..150 * page_size()].fill(9);
+            let newer = arena.snapshot().unwrap();
+            image::save(&older, &full).unwrap();
+            image::save_delta(&older, &older, &delta).unwrap();
+            let expect_old = |names: &[&str]| {
+                assert_eq!(directory.names(), names);
+                assert_eq!(expect_one_of(&full, [&older, &newer]), 0);
+                assert_eq!(image::verify(&delta).unwrap().id.snapshot, older.id());
+            };
+            let expect_full = |saved| {
+                let error = refused(saved);
+                assert!(error.to_string().contains("No space left"), "{error}");
+            };
+            for free_pages in [0, 1, 60] {
+                let filling = vec![1; (100 - 4 - free_pages) * page_size()];
+                std::fs::write(&other, filling).unwrap();
+                expect_full(image::save(&newer, &full));
+                expect_full(image::save_delta(&newer, &older, &delta));
+                expect_old(&["delta", "full", "other"]);
+            }
+            std::fs::remove_file(&other).unwrap();
+            expect_full(image::save(&newer, &full));
+            expect_full(image::save_delta(&newer, &older, &delta));
+            expect_old(&["delta", "full"]);
+            // A delta of fewer pages has room.
+            image::save_delta(&older, &older, &delta).unwrap();
+            std::fs::remove_file(&delta).unwrap();
+            std::fs::remove_file(&full).unwrap();
+            image::save(&newer, &full).unwrap();
+            assert_eq!(expect_one_of(&full, [&older, &newer]), 1);
+            0
+        });
+        match ended.code() {
+            Some(0 | NOT_ALLOWED) => {}
+            _ => panic!("{ended}"),
+        }
     })
     .expect_finished();
 }

@@ -4,7 +4,8 @@
 //! The linker takes a function of the executable before one of a shared library. So the library
 //! under test, memmap2 and std call these definitions. The C library itself has names of its own
 //! for what it calls. Async-signal-safe, as the fault handler comes here too; it does not write to
-//! files.
+//! files. Reading, writing and renaming count on the thread that [`watch`]es alone: the test
+//! harness has others.
 
 use std::arch::asm;
 use std::ffi::{c_char, c_int, c_long, c_ulong, c_void};
@@ -45,9 +46,18 @@ pub enum Call {
     Fcntl,
     /// With it the library asks for a file's holes.
     Lseek,
+    /// Throwing many ranges away at once.
+    ProcessMadvise,
+    /// Of random bits.
+    Getrandom,
+    Read,
+    Write,
+    Writev,
+    Fsync,
+    Rename,
 }
 
-const KINDS: usize = 19;
+const KINDS: usize = 26;
 
 /// How often each was called during [`watch`].
 static CALLED: [AtomicUsize; KINDS] = [const { AtomicUsize::new(0) }; KINDS];
@@ -63,8 +73,8 @@ static HALF_WAY: AtomicBool = AtomicBool::new(false);
 pub enum Refusal {
     /// At once, with this error.
     AtOnce(i32),
-    /// After half of the pages were dealt with: calls that change protection. Writing to a file is
-    /// not refused then, but writes less than was asked for.
+    /// After half of the pages were dealt with: calls that change protection. Reading and writing
+    /// files is not refused then, but moves less than was asked for.
     HalfWay(i32),
 }
 
@@ -105,22 +115,48 @@ pub fn end_before_writes() -> usize {
     BEFORE_WRITE.lock().unwrap().take().unwrap().0
 }
 
+/// The thread that watches; 0 for none.
+static WATCHER: AtomicI32 = AtomicI32::new(0);
+
+fn this_thread() -> i32 {
+    // SAFETY: asks for a number.
+    unsafe { libc::gettid() }
+}
+
+/// The call, if this thread watches.
+fn here(call: Call) -> Option<Call> {
+    (WATCHER.load(SeqCst) == this_thread()).then_some(call)
+}
+
 /// Counts the calls of `act`, and refuses the one that [`refuse`] chose. Calls made at other times
 /// are let through.
 pub fn watch<R>(act: impl FnOnce() -> R) -> R {
+    WATCHER.store(this_thread(), SeqCst);
     WATCHING.store(true, SeqCst);
     let result = act();
     WATCHING.store(false, SeqCst);
+    WATCHER.store(0, SeqCst);
     result
 }
 
 /// Makes a system call, or refuses it, and answers as the C library does.
-fn answer(call: Option<Call>, number: c_long, arguments: [usize; 6]) -> isize {
+fn answer(call: Option<Call>, number: c_long, mut arguments: [usize; 6]) -> isize {
     if let Some(call) = call.filter(|_| WATCHING.load(SeqCst)) {
         let so_far = CALLED[call as usize].fetch_add(1, SeqCst) + 1;
         if call as usize == KIND.load(SeqCst) && so_far == NTH.load(SeqCst) {
-            if HALF_WAY.load(SeqCst) && call == Call::Pwritev {
-                return write_less(number, arguments);
+            if HALF_WAY.load(SeqCst) {
+                match call {
+                    Call::Pwritev | Call::Writev => return write_less(number, arguments),
+                    Call::Read | Call::Write | Call::Pread => {
+                        arguments[2] = arguments[2].div_ceil(2);
+                        return make(number, arguments);
+                    }
+                    Call::ProcessMadvise => {
+                        arguments[2] /= 2;
+                        return make(number, arguments);
+                    }
+                    _ => {}
+                }
             }
             if HALF_WAY.load(SeqCst) {
                 go_half_way(call, number, arguments);
@@ -266,6 +302,43 @@ extern "C" fn pwritev(
         0,
     ];
     answer(Some(Call::Pwritev), libc::SYS_pwritev, arguments)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn getrandom(bytes: *mut c_void, len: usize, flags: u32) -> isize {
+    let arguments = [bytes as usize, len, flags as usize, 0, 0, 0];
+    answer(here(Call::Getrandom), libc::SYS_getrandom, arguments)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn read(descriptor: c_int, bytes: *mut c_void, len: usize) -> isize {
+    let arguments = [descriptor as usize, bytes as usize, len, 0, 0, 0];
+    answer(here(Call::Read), libc::SYS_read, arguments)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn write(descriptor: c_int, bytes: *const c_void, len: usize) -> isize {
+    let arguments = [descriptor as usize, bytes as usize, len, 0, 0, 0];
+    answer(here(Call::Write), libc::SYS_write, arguments)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn writev(descriptor: c_int, parts: *const libc::iovec, count: c_int) -> isize {
+    let arguments = [descriptor as usize, parts as usize, count as usize, 0, 0, 0];
+    answer(here(Call::Writev), libc::SYS_writev, arguments)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn fsync(descriptor: c_int) -> c_int {
+    let arguments = [descriptor as usize, 0, 0, 0, 0, 0];
+    answer(here(Call::Fsync), libc::SYS_fsync, arguments) as c_int
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    let at = libc::AT_FDCWD as usize;
+    let arguments = [at, from as usize, at, to as usize, 0, 0];
+    answer(here(Call::Rename), libc::SYS_renameat2, arguments) as c_int
 }
 
 #[unsafe(no_mangle)]
@@ -462,6 +535,10 @@ extern "C" fn syscall(
     e: usize,
     f: usize,
 ) -> c_long {
-    let call = (number == libc::SYS_userfaultfd).then_some(Call::Userfaultfd);
+    let call = match number {
+        libc::SYS_userfaultfd => Some(Call::Userfaultfd),
+        libc::SYS_process_madvise => Some(Call::ProcessMadvise),
+        _ => None,
+    };
     answer(call, number, [a, b, c, d, e, f]) as c_long
 }

@@ -15,6 +15,7 @@ mod common;
 
 mod calls;
 mod forks;
+mod images;
 mod overtaken;
 
 use std::io::{Read, Seek};
@@ -23,7 +24,7 @@ use Refusal::{AtOnce, HalfWay};
 use calls::{Call, Refusal, called, has_refused, refuse, watch};
 use common::model::{Kind, Model, Step};
 use common::{FAULT, end_of_forked, in_child_on, on, page_size};
-use libc::{EAGAIN, EBADF, EINTR, EINVAL, EMFILE, ENOMEM, ENOSPC, EPERM};
+use libc::{EAGAIN, EBADF, EINTR, EINVAL, EMFILE, ENOMEM, ENOSPC, ENOSYS, EPERM};
 use pagecow::{ArenaBuilder, Engine, Window};
 
 /// The exit codes of a life: the call was refused, and all was well; or it was never made.
@@ -130,10 +131,35 @@ fn script() -> Vec<Step> {
             value: 21,
         },
     ];
+    // One of two; then one alone, again and again, with the same page and others.
+    let restores = [
+        Step::Restore { which: 0 },
+        Step::Drop { which: 1 },
+        Step::Drop { which: 0 },
+        Step::DropBeside {
+            kind: Kind::View,
+            which: 0,
+        },
+        Step::DropBeside {
+            kind: Kind::Branch,
+            which: 0,
+        },
+        Step::Snapshot,
+        write(120, 100, 23),
+        write(700, 3 * page_size(), 24),
+        Step::Restore { which: 0 },
+        write(700, 100, 25),
+        Step::Restore { which: 0 },
+        Step::Mark { which: 0 },
+        write(800, 2 * page_size(), 26),
+        Step::Snapshot,
+        Step::ChangedSinceMark { mark: 0, which: 1 },
+    ];
     [
         &touched_and_untouched_blocks[..],
         &two_phases,
         &no_snapshot_lives,
+        &restores,
     ]
     .concat()
 }
@@ -251,7 +277,13 @@ fn calls_of_the_library_come_here() {
             Call::Scan,
         ];
         let by_faults = [Call::Mincore];
-        let by_remap = [Call::Mremap, Call::MemfdCreate, Call::Lseek, Call::Fstat];
+        let by_remap = [
+            Call::Mremap,
+            Call::MemfdCreate,
+            Call::Lseek,
+            Call::Fstat,
+            Call::ProcessMadvise,
+        ];
         let by_userfaultfd = [
             Call::Protect,
             Call::Unprotect,
@@ -344,6 +376,12 @@ fn asking_for_holes() {
 fn madvise() {
     let refusals = [AtOnce(ENOMEM)];
     refuse_each(Engine::ALL, Call::Madvise, &refusals);
+}
+
+#[test]
+fn throwing_copies_away() {
+    let refusals = [AtOnce(EINVAL), AtOnce(ENOSYS), HalfWay(0)];
+    refuse_each(&REMAP, Call::ProcessMadvise, &refusals);
 }
 
 #[test]

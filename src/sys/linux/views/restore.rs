@@ -2,9 +2,7 @@
 
 #![allow(unsafe_code, reason = "system calls")]
 
-use std::io;
-
-use super::{Views, check};
+use super::Views;
 use crate::page::{PageIndex, PageRange};
 
 /// This process, where a call takes a descriptor of one (since Linux 6.14).
@@ -14,20 +12,28 @@ const MOST: usize = 1024;
 
 impl Views {
     /// Throws away the copies that these private pages of the live view have: what was stored to
-    /// them by the time of the call. Those that were locked cannot be thrown away.
-    pub fn drop_copies(&self, runs: &[PageRange]) -> io::Result<()> {
+    /// them by the time of the call. Where the kernel refuses (they are locked, perhaps), what the
+    /// file holds is stored over it.
+    pub fn drop_copies(&self, runs: &[PageRange]) {
         for some in runs.chunks(MOST) {
             // One call for each costs five times as much.
             if !self.drop_at_once(some) {
                 for run in some {
-                    let (offset, len) = self.bytes_of(*run);
-                    let start = self.live.wrapping_add(offset);
-                    // SAFETY: inside the live view, whose user asked for that.
-                    check(unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) })?;
+                    self.drop_run(*run);
                 }
             }
         }
-        Ok(())
+    }
+
+    fn drop_run(&self, run: PageRange) {
+        let (offset, len) = self.bytes_of(run);
+        let start = self.live.wrapping_add(offset);
+        // SAFETY: inside the live view, whose user asked for that.
+        if unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) } != 0 {
+            for page in run.iter() {
+                self.put_back(page);
+            }
+        }
     }
 
     /// Stores to a private page of the live view, which has a copy of its own, what the file holds,
