@@ -55,7 +55,8 @@ pub fn draw(rows: &Rows) -> Result<String, Box<dyn Error>> {
         let title = "What the first write to a page costs";
         let size = size(mib as f64);
         let what = format!("\u{b5}s per page written, {size}, default window; median");
-        header(&top, title, &what, &sides)?;
+        let legend: Vec<_> = sides.iter().map(|side| side.legend()).collect();
+        header(&top, title, &what, &legend)?;
         let mut chart = ChartBuilder::on(&body)
             .margin_left(14)
             .margin_right(20)

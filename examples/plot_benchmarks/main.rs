@@ -6,7 +6,8 @@
 //! - `writer-latency.svg`: what a writer sees around a snapshot, and around a fork (rows of
 //!   `timeline`);
 //! - `pause.svg`: for how long busy writers are stopped, by size (rows of `pause`);
-//! - `first-write.svg`: what the first write to a page costs (rows of `first_write`).
+//! - `first-write.svg`: what the first write to a page costs (rows of `first_write`);
+//! - `deltas.svg`: how many bytes deltas take where full images would be saved (rows of `deltas`).
 //!
 //! Of several rows about the same thing the last one counts. Text is written as text, so no fonts
 //! are needed here.
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod deltas;
 mod first_write;
 mod latency;
 mod pause;
@@ -49,6 +51,7 @@ fn draw_all(args: &Args) -> Result<(), Box<dyn Error>> {
         ("writer-latency.svg", latency::draw(&rows)?),
         ("pause.svg", pause::draw(&rows)?),
         ("first-write.svg", first_write::draw(&rows)?),
+        ("deltas.svg", deltas::draw(&rows)?),
     ];
     fs::create_dir_all(&args.out).map_err(|error| format!("{}: {error}", args.out.display()))?;
     for (name, svg) in plots {

@@ -39,7 +39,7 @@ pub fn draw(rows: &Rows) -> Result<String, Box<dyn Error>> {
         let title = "For how long a busy writer is stopped";
         let what =
             "commit of a snapshot, and fork(), by resident memory; median; both axes logarithmic";
-        let sides: Vec<Side> = lines.keys().copied().collect();
+        let sides: Vec<_> = lines.keys().map(|side| side.legend()).collect();
         header(&top, title, what, &sides)?;
         let mut chart = ChartBuilder::on(&body)
             .margin_left(14)

@@ -52,12 +52,24 @@ pub struct FirstWrite {
     pub fork_ns_per_page: f64,
 }
 
+/// A row of `deltas`.
+#[derive(Clone, Deserialize)]
+pub struct Deltas {
+    pub engine: Side,
+    pub case: String,
+    pub size_mib: u64,
+    pub save: u64,
+    pub delta_bytes: u64,
+    pub full_bytes: u64,
+}
+
 #[derive(Deserialize)]
 #[serde(tag = "bench", rename_all = "snake_case")]
 enum Row {
     Timeline(Moment),
     Pause(Pause),
     FirstWrite(FirstWrite),
+    Deltas(Deltas),
     #[serde(other)]
     Other,
 }
@@ -68,6 +80,7 @@ pub struct Rows {
     pub timeline: Vec<Moment>,
     pub pause: Vec<Pause>,
     pub first_write: Vec<FirstWrite>,
+    pub deltas: Vec<Deltas>,
 }
 
 impl Rows {
@@ -98,6 +111,7 @@ impl Rows {
                 Row::Timeline(row) => self.timeline.push(row),
                 Row::Pause(row) => self.pause.push(row),
                 Row::FirstWrite(row) => self.first_write.push(row),
+                Row::Deltas(row) => self.deltas.push(row),
                 Row::Other => {}
             }
         }

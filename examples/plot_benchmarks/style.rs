@@ -27,6 +27,11 @@ impl Side {
         }
     }
 
+    /// Its name and its color.
+    pub fn legend(self) -> (&'static str, RGBColor) {
+        (self.name(), self.color())
+    }
+
     pub fn color(self) -> RGBColor {
         match self {
             Self::Mprotect => RGBColor(64, 110, 160),
@@ -62,15 +67,20 @@ pub fn picture(
     Ok(svg)
 }
 
-/// Draws the title, what the plot shows, and, if the sides share a panel, a legend.
-pub fn header(area: &Area, title: &str, what: &str, sides: &[Side]) -> Result<(), Box<dyn Error>> {
+/// Draws the title, what the plot shows, and, if several share a panel, a legend.
+pub fn header(
+    area: &Area,
+    title: &str,
+    what: &str,
+    legend: &[(&str, RGBColor)],
+) -> Result<(), Box<dyn Error>> {
     area.draw_text(title, &text(TITLE, &INK), (LEFT, 14))?;
     area.draw_text(what, &text(SMALL, &FAINT), (LEFT, 44))?;
-    for (index, side) in sides.iter().enumerate() {
+    for (index, (name, color)) in legend.iter().enumerate() {
         let x = LEFT + index as i32 * LEGEND;
         let mark = [(x, 74), (x + 12, 86)];
-        area.draw(&Rectangle::new(mark, side.color().filled()))?;
-        area.draw_text(side.name(), &text(LABEL, &INK), (x + 20, 73))?;
+        area.draw(&Rectangle::new(mark, color.filled()))?;
+        area.draw_text(name, &text(LABEL, &INK), (x + 20, 73))?;
     }
     Ok(())
 }
