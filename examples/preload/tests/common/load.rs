@@ -18,16 +18,17 @@ impl Drop for Stop<'_> {
 /// How many commands are sent before their answers are awaited.
 const BATCH: u64 = 16;
 
-/// Changes of all kinds.
+/// Changes of all kinds, between which values do not grow for ever.
 fn change(random: &mut impl FnMut(u64) -> u64) -> String {
-    let (key, few) = (random(60_000), random(500));
+    let (key, few, some) = (random(60_000), random(500), random(300));
     let value = "x".repeat(random(400) as usize) + &random(1000).to_string();
-    match random(7) {
+    match random(9) {
         0 | 1 => format!("SET key:{key} {value}"),
-        2 => format!("HSET hash:{few} {key} {value}"),
+        2 => format!("HSET hash:{few} {some} {value}"),
         3 => format!("LPUSH list:{few} {value}"),
-        4 => format!("ZADD set:{few} {key} {value}"),
-        5 => format!("DEL key:{key}"),
+        4 => format!("RPOP list:{few}"),
+        5 => format!("ZADD set:{few} {key} member:{some}"),
+        6 | 7 => format!("DEL key:{key}"),
         _ => format!("EXPIRE key:{key} 100000"),
     }
 }

@@ -15,4 +15,5 @@ mod server;
 mod appended;
 mod flushed;
 mod points;
+mod rehash;
 mod saved;
