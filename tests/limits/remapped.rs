@@ -9,6 +9,8 @@ use crate::common::{bytes_of, expect_bytes, in_child_on, on, page_size, patterne
 use pagecow::{Engine, Error};
 
 const REMAP: &[Engine] = &[Engine::Remap];
+/// As many pages as make views longer than the memory, where nothing is limited.
+const LONG: usize = 5000;
 
 fn limit(resource: libc::__rlimit_resource_t, bytes: usize) {
     let limit = libc::rlimit {
@@ -33,10 +35,12 @@ fn lock_all(flags: libc::c_int) -> bool {
 fn memory_that_is_locked_when_it_is_made_keeps_its_bytes() {
     let ended = in_child_on(REMAP, |engine| {
         if lock_all(libc::MCL_FUTURE) {
-            let (arena, before) = patterned(on(engine), 600);
-            let snapshot = arena.snapshot().unwrap();
-            assert!(arena[..] == before);
-            expect_bytes(&snapshot, &before);
+            for pages in [600, LONG] {
+                let (arena, before) = patterned(on(engine), pages);
+                let snapshot = arena.snapshot().unwrap();
+                assert!(arena[..] == before);
+                expect_bytes(&snapshot, &before);
+            }
         }
     });
     ended.expect_finished();
@@ -45,7 +49,7 @@ fn memory_that_is_locked_when_it_is_made_keeps_its_bytes() {
 #[test]
 fn memory_that_is_locked_between_two_snapshots_keeps_its_bytes() {
     let ended = in_child_on(REMAP, |engine| {
-        let (mut arena, _) = patterned(on(engine), 600);
+        let (mut arena, _) = patterned(on(engine), LONG);
         let mut before = Vec::new();
         for round in 0..3 {
             arena[round * page_size()] ^= 1;
@@ -70,6 +74,8 @@ fn memory_that_is_locked_between_two_snapshots_keeps_its_bytes() {
 #[test]
 fn a_snapshot_for_whose_copies_there_is_no_room_is_refused_beside_a_writer() {
     let ended = in_child_on(REMAP, |engine| {
+        // Where there is no limit views would be longer than the memory.
+        limit(libc::RLIMIT_DATA, 1 << 40);
         let mut arena = on(engine).build(64 << 20).unwrap();
         arena.fill(7);
         // The spare view counts, and the live one would.

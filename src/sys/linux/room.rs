@@ -9,7 +9,7 @@ use crate::sys::ProtectError;
 /// after it has unmapped what it replaces, and leaves a hole there if it may not.
 pub(crate) fn has_room(len: usize) -> Result<(), ProtectError> {
     // SAFETY: `limit` is a live structure.
-    if is_unlimited(|limit| unsafe { libc::getrlimit(libc::RLIMIT_AS, limit) }) {
+    if says_unlimited(|limit| unsafe { libc::getrlimit(libc::RLIMIT_AS, limit) }) {
         return Ok(());
     }
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -26,7 +26,7 @@ pub(crate) fn has_room(len: usize) -> Result<(), ProtectError> {
 /// promised if they are `promised`.
 pub(super) fn has_room_for_copies(len: usize, promised: bool) -> Result<(), ProtectError> {
     // SAFETY: `limit` is a live structure.
-    if !promised && is_unlimited(|limit| unsafe { libc::getrlimit(libc::RLIMIT_DATA, limit) }) {
+    if !promised && says_unlimited(|limit| unsafe { libc::getrlimit(libc::RLIMIT_DATA, limit) }) {
         return Ok(());
     }
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -57,8 +57,16 @@ pub(super) fn is_promised() -> bool {
     !mode.is_ok_and(|mode| matches!(mode.first(), Some(b'0' | b'1')))
 }
 
+/// Whether address space is limited by nothing but what there is.
+pub(super) fn is_unlimited() -> bool {
+    // SAFETY: `limit` is a live structure, as below.
+    says_unlimited(|limit| unsafe { libc::getrlimit(libc::RLIMIT_AS, limit) })
+        // SAFETY: as above.
+        && says_unlimited(|limit| unsafe { libc::getrlimit(libc::RLIMIT_DATA, limit) })
+}
+
 /// Whether this call says that there is no limit.
-fn is_unlimited(ask: impl FnOnce(*mut libc::rlimit) -> libc::c_int) -> bool {
+fn says_unlimited(ask: impl FnOnce(*mut libc::rlimit) -> libc::c_int) -> bool {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,

@@ -12,6 +12,10 @@
 //! ones where both addresses allow it, and leaves the mapping that it took them from as it was,
 //! with none. So nothing here leaves a hole into which somebody else's mapping could be put.
 //!
+//! A table that stands for 1 GiB is moved as one only where all of it is mapped; each of the 512 in
+//! it that are moved one by one interrupts all processors that run the process. So views of less
+//! are longer than the file, where address space is not limited: nobody touches what is behind it.
+//!
 //! All views are kept out of children (`MADV_DONTFORK`) but for those of a fork that is known of:
 //! the child of a `clone` that nobody saw crashes instead of storing to its parent's memory.
 
@@ -35,12 +39,14 @@ use super::descriptor::{self, Descriptor};
 use super::pagemap;
 use super::racing;
 use super::result::{check, mapped_at, refused};
-use super::room::{has_room, has_room_for_copies, is_promised};
+use super::room::{has_room, has_room_for_copies, is_promised, is_unlimited};
 use crate::page::{PageCount, PageIndex, PageRange, PageSize};
 use crate::sys::{Permission, ProtectError, die};
 
 /// From how many bytes on a file keeps its descriptor, by which the kernel tells what it holds.
 const LARGE: usize = 4 << 20;
+/// From how many bytes on views are made as long as can be moved at once.
+const LONG: usize = 16 << 20;
 
 /// With `MREMAP_DONTUNMAP` the kernel looks at the new address also where it is not fixed.
 const ANYWHERE: *mut libc::c_void = std::ptr::null_mut();
@@ -52,6 +58,8 @@ pub(crate) struct Views {
     frozen: *mut u8,
     spare: *mut u8,
     len: usize,
+    /// Bytes that are mapped behind them.
+    padding: usize,
     page_size: PageSize,
     /// The system has to promise memory for private views.
     promised: bool,
@@ -79,11 +87,28 @@ unsafe impl Sync for Branch {}
 impl Views {
     /// Zero-filled, the live view shared.
     pub fn new(pages: PageCount, page_size: PageSize, in_huge_pages: bool) -> io::Result<Self> {
+        let len = pages.get() * page_size.bytes();
+        // Small ones are frozen as fast as this is found out.
+        let promised = len < LARGE || is_promised();
+        let new = |padding| Self::with(len, padding, page_size, promised, in_huge_pages);
+        if len < LONG || promised || !is_unlimited() {
+            return new(0);
+        }
+        new(len.next_multiple_of(movable(page_size)) - len).or_else(|_| new(0))
+    }
+
+    fn with(
+        len: usize,
+        padding: usize,
+        page_size: PageSize,
+        promised: bool,
+        in_huge_pages: bool,
+    ) -> io::Result<Self> {
         let bytes = page_size.bytes();
-        let len = pages.get() * bytes;
-        let alignment = alignment_for(len, page_size);
+        let alignment = alignment_for(len + padding, page_size);
         // Each view is followed by a page at least that nobody may touch.
-        let stride = (len + bytes).next_multiple_of(alignment);
+        let guard = if padding == 0 { bytes } else { 0 };
+        let stride = (len + padding + guard).next_multiple_of(alignment);
         let all = stride
             .checked_mul(3)
             .and_then(|all| all.checked_add(alignment + bytes))
@@ -103,9 +128,9 @@ impl Views {
             spare: frozen.wrapping_add(stride),
             live: frozen.wrapping_add(2 * stride),
             len,
+            padding,
             page_size,
-            // Small ones are frozen as fast as this is found out.
-            promised: len < LARGE || is_promised(),
+            promised,
             file: None,
         };
         views.map(views.live, libc::MAP_SHARED, &file)?;
@@ -113,11 +138,11 @@ impl Views {
         for view in [views.live, views.spare] {
             // Both keep it wherever their page tables are moved to.
             // SAFETY: a view that was just made; the advice does not change contents.
-            check(unsafe { libc::madvise(view.cast(), len, libc::MADV_DONTFORK) })?;
+            check(unsafe { libc::madvise(view.cast(), views.mapped(), libc::MADV_DONTFORK) })?;
             if in_huge_pages {
                 // A system without them refuses, which is as good.
                 // SAFETY: as above.
-                unsafe { libc::madvise(view.cast(), len, libc::MADV_HUGEPAGE) };
+                unsafe { libc::madvise(view.cast(), views.mapped(), libc::MADV_HUGEPAGE) };
             }
         }
         if len >= LARGE {
@@ -143,9 +168,14 @@ impl Views {
         let flags = kind | libc::MAP_FIXED | libc::MAP_NORESERVE;
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let file = file.as_raw_fd();
-        // SAFETY: `len` bytes of the reservation that nobody uses yet (the caller's).
-        let mapped = unsafe { libc::mmap(view.cast(), self.len, access, flags, file, 0) };
+        // SAFETY: bytes of the reservation that nobody uses yet (the caller's).
+        let mapped = unsafe { libc::mmap(view.cast(), self.mapped(), access, flags, file, 0) };
         mapped_at(mapped)
+    }
+
+    /// How many bytes each view has, with those behind the file.
+    fn mapped(&self) -> usize {
+        self.len + self.padding
     }
 
     pub fn live(&self) -> *mut u8 {
@@ -166,7 +196,7 @@ impl Views {
     /// the time of the second call is the file's, what is stored later is not. When it is refused
     /// the pages are as they were.
     pub fn freeze(&self, pages: PageRange) -> Result<(), ProtectError> {
-        let (offset, len) = self.bytes_of(pages);
+        let (offset, len) = self.bytes_to_move(pages);
         let at = |view: *mut u8| view.wrapping_add(offset);
         has_room(len)?;
         has_room_for_copies(len, self.promised)?;
@@ -185,14 +215,14 @@ impl Views {
     fn empty_spare(&self) -> io::Result<()> {
         let drop_pages = || {
             // SAFETY: a whole view, which nobody touches.
-            check(unsafe { libc::madvise(self.spare.cast(), self.len, libc::MADV_DONTNEED) })
+            check(unsafe { libc::madvise(self.spare.cast(), self.mapped(), libc::MADV_DONTNEED) })
         };
         if drop_pages().is_ok() {
             return Ok(());
         }
         // Locked, perhaps.
         // SAFETY: as above.
-        check(unsafe { libc::munlock(self.spare.cast(), self.len) })?;
+        check(unsafe { libc::munlock(self.spare.cast(), self.mapped()) })?;
         drop_pages()
     }
 
@@ -245,7 +275,7 @@ impl Views {
     /// Makes private pages of the live view, which hold the same as the file and to which nobody
     /// can store, shared and writable.
     pub fn share(&self, pages: PageRange) -> Result<(), ProtectError> {
-        let (offset, len) = self.bytes_of(pages);
+        let (offset, len) = self.bytes_to_move(pages);
         let (from, to) = (
             self.frozen.wrapping_add(offset),
             self.live.wrapping_add(offset),
@@ -310,6 +340,16 @@ impl Views {
         debug_assert!(offset + len <= self.len);
         (offset, len)
     }
+
+    /// The same, with what is behind the last page, so that it is always of the same kind.
+    fn bytes_to_move(&self, pages: PageRange) -> (usize, usize) {
+        let (offset, len) = self.bytes_of(pages);
+        if offset + len == self.len {
+            (offset, len + self.padding)
+        } else {
+            (offset, len)
+        }
+    }
 }
 
 impl Branch {
@@ -327,6 +367,15 @@ impl Drop for Branch {
         // SAFETY: a mapping of its own, which nobody uses any more.
         unsafe { libc::munmap(self.start.cast(), self.len) };
     }
+}
+
+/// How many bytes are moved at once, at most 1 GiB: what one table of page tables stands for, or of
+/// tables of them.
+fn movable(page_size: PageSize) -> usize {
+    let bytes = page_size.bytes();
+    let table = page_size.pages_of_table();
+    let most = bytes * table * table;
+    if most <= 1 << 30 { most } else { bytes * table }
 }
 
 /// Both addresses at a multiple of the memory that a table of page tables stands for, if the view

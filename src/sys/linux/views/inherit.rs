@@ -12,7 +12,7 @@ use crate::sys::linux::result::check;
 impl Views {
     /// Whether children of a fork get the views, those from `branches` too.
     pub fn inherit<'a>(&self, inherited: bool, branches: impl Iterator<Item = &'a Branch>) {
-        let own = [self.live, self.frozen, self.spare].map(|view| (view, self.len));
+        let own = [self.live, self.frozen, self.spare].map(|view| (view, self.mapped()));
         let branches = branches.map(|branch| (branch.start, branch.len));
         for (start, len) in own.into_iter().chain(branches) {
             // What a child lacks it cannot use, and no byte of it is wrong. The view of the file
@@ -36,7 +36,7 @@ impl Views {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
         for view in [self.live, self.frozen, self.spare] {
             // SAFETY: addresses of the reservation at which nothing is mapped.
-            unsafe { libc::mmap(view.cast(), self.len, libc::PROT_NONE, flags, -1, 0) };
+            unsafe { libc::mmap(view.cast(), self.mapped(), libc::PROT_NONE, flags, -1, 0) };
         }
     }
 }
