@@ -23,6 +23,7 @@
 
 #[cfg(feature = "forkable")]
 mod ahead;
+mod branch;
 mod inherit;
 #[cfg(feature = "forkable")]
 mod leave;
@@ -33,8 +34,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
-use memmap2::{MmapOptions, MmapRaw};
-
+pub(crate) use self::branch::Branch;
 use super::descriptor::{self, Descriptor};
 use super::pagemap;
 use super::racing;
@@ -53,7 +53,7 @@ const ANYWHERE: *mut libc::c_void = std::ptr::null_mut();
 
 pub(crate) struct Views {
     /// The views are in it, with some bytes between them that nobody may touch.
-    _reserved: MmapRaw,
+    _reserved: Reserved,
     live: *mut u8,
     frozen: *mut u8,
     spare: *mut u8,
@@ -73,16 +73,31 @@ unsafe impl Send for Views {}
 // SAFETY: as above.
 unsafe impl Sync for Views {}
 
-/// One more private view of the file.
-pub(crate) struct Branch {
+/// Addresses that nobody else gets.
+struct Reserved {
     start: *mut u8,
     len: usize,
 }
 
-// SAFETY: owns its bytes, as a `Box<[u8]>` does.
-unsafe impl Send for Branch {}
-// SAFETY: as above.
-unsafe impl Sync for Branch {}
+impl Reserved {
+    fn new(len: usize) -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // Nobody may touch them from the beginning: also where all new memory is locked, none of it
+        // becomes resident.
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let start = unsafe { libc::mmap(ANYWHERE, len, libc::PROT_NONE, flags, -1, 0) };
+        mapped_at(start)?;
+        let start = start.cast();
+        Ok(Self { start, len })
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // SAFETY: a mapping of its own, with the views in it, which nobody uses any more.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
 
 impl Views {
     /// Zero-filled, the live view shared.
@@ -114,12 +129,8 @@ impl Views {
             .and_then(|all| all.checked_add(alignment + bytes))
             .filter(|all| isize::try_from(*all).is_ok())
             .ok_or(io::ErrorKind::OutOfMemory)?;
-        let mut options = MmapOptions::new();
-        let reserved: MmapRaw = options.len(all).no_reserve_swap().map_anon()?.into();
-        let start = reserved.as_mut_ptr();
-        // SAFETY: the mapping that was just made and that nobody uses.
-        check(unsafe { libc::mprotect(start.cast(), all, libc::PROT_NONE) })?;
-        let frozen = start.wrapping_add(bytes);
+        let reserved = Reserved::new(all)?;
+        let frozen = reserved.start.wrapping_add(bytes);
         let frozen = frozen.wrapping_add(frozen.align_offset(alignment));
         let file = descriptor::file_of_memory(len as u64, 0)?;
         let mut views = Self {
@@ -284,19 +295,6 @@ impl Views {
         move_tables(from, to, len)
     }
 
-    /// A further private view of the file, which must not change for as long as it lives.
-    pub fn branch(&self) -> io::Result<Branch> {
-        self.empty_spare()?;
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
-        // SAFETY: the spare view, which has no pages to move; the kernel chooses the address.
-        let start = unsafe { libc::mremap(self.spare.cast(), self.len, self.len, flags, ANYWHERE) };
-        mapped_at(start)?;
-        Ok(Branch {
-            start: start.cast(),
-            len: self.len,
-        })
-    }
-
     /// The first run of pages of the file, from `page` on, that hold anything; `None` when there is
     /// none. All pages count where the system does not say. While nobody stores to the file.
     pub fn next_held(&self, page: usize) -> Option<Range<usize>> {
@@ -349,23 +347,6 @@ impl Views {
         } else {
             (offset, len)
         }
-    }
-}
-
-impl Branch {
-    pub fn start(&self) -> *mut u8 {
-        self.start
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
-    }
-}
-
-impl Drop for Branch {
-    fn drop(&mut self) {
-        // SAFETY: a mapping of its own, which nobody uses any more.
-        unsafe { libc::munmap(self.start.cast(), self.len) };
     }
 }
 
