@@ -385,6 +385,27 @@ fn a_guard_keeps_merging_away() {
 }
 
 /// A snapshot while another lives is the same one if nothing was stored in between.
+/// Views of 16 MiB and more are longer than the memory: what is behind it goes to and fro with the
+/// last page, so that each view stays in one piece.
+#[test]
+fn long_memory_is_frozen_and_merged_again_and_again() {
+    let pages = (20 << 20) / page_size();
+    let (mut arena, mut bytes) = patterned(pages);
+    for round in 0..4 {
+        let snapshot = arena.snapshot().unwrap();
+        let branch = snapshot.branch().unwrap();
+        for page in [0, round + 1, pages - 1 - round, pages - 1] {
+            arena[page * page_size() + round] ^= 0xff;
+        }
+        assert_eq!(mappings_of(&[branch]).len(), 1);
+        expect_bytes(&snapshot, &bytes);
+        bytes.copy_from_slice(&arena);
+        drop(snapshot);
+        expect_merged(&arena);
+        assert!(arena[..] == bytes);
+    }
+}
+
 #[test]
 fn snapshots_between_which_nothing_was_stored_are_one() {
     let (mut arena, before) = patterned(50);
