@@ -62,6 +62,7 @@ impl Remap {
         let slice = self.next_slice(state);
         let shared = self.refuse_while(slice, || self.share_slice(slice));
         let copies = shared.map_err(|error| refused(slice, error))?;
+        self.views.free_tables(slice);
         self.copies.fetch_add(copies, Ordering::Relaxed);
         state.merged += copies;
         self.most_copies.fetch_max(state.merged, Ordering::Relaxed);

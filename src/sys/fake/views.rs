@@ -173,6 +173,8 @@ impl Views {
         Ok(())
     }
 
+    pub fn free_tables(&self, _: PageRange) {}
+
     pub fn move_out(&self, pages: PageRange) -> Result<(), ProtectError> {
         let first = self.call();
         self.change(pages, |entry| entry.permission = Permission::ReadOnly);

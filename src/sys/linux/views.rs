@@ -295,6 +295,24 @@ impl Views {
         move_tables(from, to, len)
     }
 
+    /// Once these pages were shared, and those before them: gives back page tables of the frozen
+    /// view that have become empty. The next [`freeze`](Self::freeze) would go through all of them.
+    /// A kernel before Linux 6.14 keeps them.
+    pub fn free_tables(&self, pages: PageRange) {
+        let (offset, len) = self.bytes_to_move(pages);
+        let table = self.page_size.bytes() * self.page_size.pages_of_table();
+        let start = offset / table * table;
+        let end = match offset + len {
+            end if end == self.mapped() => end,
+            end => end / table * table,
+        };
+        if start < end {
+            let from = self.frozen.wrapping_add(start);
+            // SAFETY: inside the view of the file, whose pages the file keeps.
+            unsafe { libc::madvise(from.cast(), end - start, libc::MADV_DONTNEED) };
+        }
+    }
+
     /// The first run of pages of the file, from `page` on, that hold anything; `None` when there is
     /// none. All pages count where the system does not say. While nobody stores to the file.
     pub fn next_held(&self, page: usize) -> Option<Range<usize>> {
