@@ -27,6 +27,7 @@ mod branch;
 mod inherit;
 #[cfg(feature = "forkable")]
 mod leave;
+mod reserved;
 mod restore;
 
 use std::fs::File;
@@ -35,6 +36,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 pub(crate) use self::branch::Branch;
+use self::reserved::Reserved;
 use super::descriptor::{self, Descriptor};
 use super::pagemap;
 use super::racing;
@@ -73,32 +75,6 @@ unsafe impl Send for Views {}
 // SAFETY: as above.
 unsafe impl Sync for Views {}
 
-/// Addresses that nobody else gets.
-struct Reserved {
-    start: *mut u8,
-    len: usize,
-}
-
-impl Reserved {
-    fn new(len: usize) -> io::Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // Nobody may touch them from the beginning: also where all new memory is locked, none of it
-        // becomes resident.
-        // SAFETY: a new mapping, wherever the kernel likes.
-        let start = unsafe { libc::mmap(ANYWHERE, len, libc::PROT_NONE, flags, -1, 0) };
-        mapped_at(start)?;
-        let start = start.cast();
-        Ok(Self { start, len })
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        // SAFETY: a mapping of its own, with the views in it, which nobody uses any more.
-        unsafe { libc::munmap(self.start.cast(), self.len) };
-    }
-}
-
 impl Views {
     /// Zero-filled, the live view shared.
     pub fn new(pages: PageCount, page_size: PageSize, in_huge_pages: bool) -> io::Result<Self> {
@@ -129,7 +105,7 @@ impl Views {
             .and_then(|all| all.checked_add(alignment + bytes))
             .filter(|all| isize::try_from(*all).is_ok())
             .ok_or(io::ErrorKind::OutOfMemory)?;
-        let reserved = Reserved::new(all)?;
+        let reserved = Reserved::new(all, padding == 0)?;
         let frozen = reserved.start.wrapping_add(bytes);
         let frozen = frozen.wrapping_add(frozen.align_offset(alignment));
         let file = descriptor::file_of_memory(len as u64, 0)?;
