@@ -25,7 +25,7 @@ use serde::Serialize;
 mod support;
 
 use support::engines::Engine;
-use support::{MIB, Report, number};
+use support::{MIB, Report, number, said};
 
 const SAVES: usize = 20;
 /// As many stores between two saves as the pages divided by this.
@@ -44,10 +44,6 @@ struct Row {
     delta_bytes: u64,
     /// Of full images up to this save, together.
     full_bytes: u64,
-}
-
-fn said(error: impl std::fmt::Display) -> String {
-    error.to_string()
 }
 
 fn measure(engine: Engine, case: &'static str, len: usize) -> Result<Vec<Row>, String> {

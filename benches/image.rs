@@ -35,7 +35,7 @@ mod support;
 
 use support::engines::Engine;
 use support::load::Busy;
-use support::{MIB, Options, Report, alternate, each, lacks_memory, mapping};
+use support::{MIB, Options, Report, alternate, each, lacks_memory, mapping, said};
 
 /// How many bytes are summed and written at a time.
 const SOME: usize = 256 << 10;
@@ -57,10 +57,6 @@ struct Row {
 
 /// What took so long, and how many bytes the file has.
 type Took = Result<(Duration, u64), String>;
-
-fn said(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
 
 fn timed(act: impl FnOnce() -> Result<u64, String>) -> Took {
     let begin = Instant::now();

@@ -4,12 +4,10 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::memory::{
-    arena, await_merged, order, plain, said, words_of, words_per_page, write_pages,
-};
+use crate::memory::{arena, await_merged, order, plain, words_of, words_per_page, write_pages};
 use crate::support::child::{Child, minor_faults};
 use crate::support::load::{Busy, Load};
-use crate::support::{mapping, micros};
+use crate::support::{mapping, micros, said};
 use crate::{Case, Job, WARM_UP};
 
 /// How long a snapshot lives, or a child, whose writers are watched.

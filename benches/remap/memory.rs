@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use crate::support::engines::Engine;
-use crate::support::mapping;
+use crate::support::{mapping, said};
 
 /// An arena, every page of which was written.
 pub fn arena(len: usize) -> Result<Arena, String> {
@@ -20,10 +20,6 @@ pub fn arena(len: usize) -> Result<Arena, String> {
 
 pub fn remapping() -> Result<Engine, String> {
     Engine::try_from("remap".to_owned()).map_err(|error| error.to_string())
-}
-
-pub fn said(error: pagecow::Error) -> String {
-    error.to_string()
 }
 
 pub fn words_of(arena: &Arena) -> &[AtomicU64] {

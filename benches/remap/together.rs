@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use pagecow::Arena;
 
 use crate::memory::{
-    arena, await_merged, leave_to_merge, order, plain, remapping, said, words_of, words_per_page,
+    arena, await_merged, leave_to_merge, order, plain, remapping, words_of, words_per_page,
     write_pages,
 };
 use crate::support::child::minor_faults;
 use crate::support::load::{Busy, Paced, Random};
-use crate::support::{alternate, each, mapping, micros};
+use crate::support::{alternate, each, mapping, micros, said};
 use crate::{Case, Job, WARM_UP};
 
 /// For how long it is looked what a writer does at rest.

@@ -20,6 +20,11 @@ pub use figures::number;
 
 pub const MIB: usize = 1 << 20;
 
+/// What an error says.
+pub fn said(error: impl Display) -> String {
+    error.to_string()
+}
+
 /// How a benchmark was asked to run.
 pub struct Options {
     pub json: bool,

@@ -28,7 +28,9 @@ impl Core {
     /// copy.
     pub fn changed_since(&self, snapshot: &Live) -> Result<Vec<PageIndex>> {
         let mut pages = Vec::new();
-        self.for_copies_serving(snapshot, |meta| pages.push(meta.page()));
+        self.for_copies_of(snapshot, snapshot.epoch.., |_, meta| {
+            pages.push(meta.page())
+        });
         pages.sort_unstable();
         self.settled(pages, &[snapshot])
     }
@@ -36,31 +38,25 @@ impl Core {
     /// Copies that serve a live snapshot.
     pub fn copies_of(&self, snapshot: &Live) -> usize {
         let mut count = 0;
-        self.for_copies_serving(snapshot, |_| count += 1);
+        self.for_copies_of(snapshot, snapshot.epoch.., |_, _| count += 1);
         count
     }
 
-    /// Calls `found` with each copy that serves a live snapshot.
-    fn for_copies_serving(&self, snapshot: &Live, mut found: impl FnMut(&FrameMeta)) {
-        let epoch = snapshot.epoch;
-        self.for_copies_of(epoch.., |_, meta| {
-            if meta.serves(epoch.get()) {
-                found(meta);
-            }
-        });
-    }
-
-    /// Calls `found` with each copy that is on the list of a live snapshot of these epochs.
+    /// Calls `found` with each copy that serves a live snapshot, and is on the list of one of these
+    /// epochs.
     fn for_copies_of(
         &self,
-        epochs: impl RangeBounds<Epoch>,
+        snapshot: &Live,
+        lists: impl RangeBounds<Epoch>,
         mut found: impl FnMut(Frame, &FrameMeta),
     ) {
         let _no_release = lock(&self.reclaim);
-        for mut next in self.lists_of(epochs) {
+        for mut next in self.lists_of(lists) {
             while let Some(frame) = next {
                 let meta = self.store.meta(frame);
-                found(frame, meta);
+                if meta.serves(snapshot.epoch.get()) {
+                    found(frame, meta);
+                }
                 next = meta.next_listed();
             }
         }
@@ -126,10 +122,8 @@ impl Core {
     /// serve `newer`, so it is on an older one's list.
     fn copies_between(&self, older: &Live, newer: &Live) -> Vec<(PageIndex, Frame)> {
         let mut copies = Vec::new();
-        self.for_copies_of(older.epoch..newer.epoch, |frame, meta| {
-            if meta.serves(older.epoch.get()) {
-                copies.push((meta.page(), frame));
-            }
+        self.for_copies_of(older, older.epoch..newer.epoch, |frame, meta| {
+            copies.push((meta.page(), frame));
         });
         copies.sort_unstable();
         copies

@@ -384,7 +384,6 @@ fn a_guard_keeps_merging_away() {
     assert_eq!((arena[0], arena[page_size()]), (3, 2));
 }
 
-/// A snapshot while another lives is the same one if nothing was stored in between.
 /// Views of 16 MiB and more are longer than the memory: what is behind it goes to and fro with the
 /// last page, so that each view stays in one piece.
 #[test]
@@ -406,6 +405,7 @@ fn long_memory_is_frozen_and_merged_again_and_again() {
     }
 }
 
+/// A snapshot while another lives is the same one if nothing was stored in between.
 #[test]
 fn snapshots_between_which_nothing_was_stored_are_one() {
     let (mut arena, before) = patterned(50);
